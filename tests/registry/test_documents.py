@@ -14,7 +14,6 @@ from sidtool.base.storage.storage import Storage
 from sidtool.registry import pull, push, tag
 from sidtool.registry.records import MAX_VERSIONS, list_versions, read_pointer, read_record
 from sidtool.registry.references import open_bundle
-from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.card import bundle_card
 from tests.bundles import small_bundle
 
@@ -195,12 +194,6 @@ def test_names_on_a_card_are_text_and_not_code() -> None:
     assert opened == ['s3://bucket/");evil("']
 
 
-def test_a_card_of_an_ordinary_bundle_has_no_quotes(tmp_path: Path) -> None:
-    manifest = Bundle(replace(small_bundle().manifest, name="shop"), {}).manifest
-    text = bundle_card(manifest, "s3://bucket/shop@1.0", "MIT")
-    assert "\nsidtool pull s3://bucket/shop@1.0 -o shop.zarr\n" in text
-
-
 @pytest.mark.parametrize(
     ("registry", "package"),
     [
@@ -209,6 +202,7 @@ def test_a_card_of_an_ordinary_bundle_has_no_quotes(tmp_path: Path) -> None:
         ("hf://a/b/shop", "'sidtool[hub]'"),
     ],
 )
-def test_a_card_installs_what_reads_its_registry(registry: str, package: str) -> None:
-    text = bundle_card(small_bundle().manifest, f"{registry}@1.0", None)
+def test_a_card_installs_and_pulls_from_its_registry(registry: str, package: str) -> None:
+    text = bundle_card(small_bundle(name="shop").manifest, f"{registry}@1.0", None)
     assert f"\npip install {package}\n" in text
+    assert f"\nsidtool pull {registry}@1.0 -o shop.zarr\n" in text  # without quotes

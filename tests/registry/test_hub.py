@@ -18,7 +18,6 @@ from sidtool.base.errors import (
 )
 from sidtool.base.hub import HubPush
 from sidtool.base.storage import Storage
-from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.registry import open_bundle, open_memory, push
 from sidtool.registry.transfer import broken_parts, check_source, push_to_hub
@@ -94,7 +93,7 @@ def test_bundle_and_memory_may_share_one_repository(
     server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = small_bundle()
-    memory = small_memory(bundle, KnnSettings())
+    memory = small_memory()
     bundle.save(tmp_path / "repo/tokenizer.zarr")
     memory.save(tmp_path / "repo/nightly.zarr")
     (tmp_path / "repo/weights.safetensors").write_bytes(b"of another system")
@@ -130,7 +129,7 @@ def test_a_repository_may_be_the_bundle_itself(server: FakeHub, tmp_path: Path) 
 
 def test_a_pushed_memory_is_loaded_by_name(server: FakeHub) -> None:
     bundle = small_bundle()
-    memory = small_memory(bundle, KnnSettings(neighbors=5))
+    memory = small_memory()
     memory.push_to_hub("org/nightly")
     assert Memory.from_pretrained("org/nightly").digest == memory.digest
     assert open_memory("hf://org/nightly").digest == memory.digest
@@ -199,7 +198,7 @@ def test_a_signed_repository_is_read_by_its_signers(
     write_key(tmp_path / "other.pem")
     signers, others = tmp_path / "key.pub", tmp_path / "other.pub"
     bundle = small_bundle()
-    memory = small_memory(bundle, KnnSettings())
+    memory = small_memory()
     commit = bundle.push_to_hub("org/shop", sign=tmp_path / "key.pem")
     memory.save(tmp_path / "nightly.zarr")
     done("push", tmp_path / "nightly.zarr", "hf://org/nightly", "--sign", tmp_path / "key.pem")

@@ -13,9 +13,8 @@ from sidtool.registry import open_memory, publish, pull, push, tag
 from sidtool.registry.publish import Pushed
 from sidtool.registry.references import locate, located, open_bundle
 from tests.bundles import small_bundle
-from tests.cli.road import done, refused
+from tests.cli.road import done, refused, tree
 from tests.memory.cases import small_memory
-from tests.registry.test_publish import files
 from tests.waiting import Start, run_concurrently
 
 
@@ -28,12 +27,9 @@ def nightly(tmp_path: Path) -> str:
 @pytest.fixture
 def memories(tmp_path: Path) -> list[str]:
     """Three memories of one bundle."""
-    bundle = small_bundle()
-    paths = []
-    for number in range(3):
-        memory = small_memory(bundle, KnnSettings(neighbors=5 + number))
-        memory.save(tmp_path / f"{number}.zarr")
-        paths.append(str(tmp_path / f"{number}.zarr"))
+    paths = [str(tmp_path / f"{number}.zarr") for number in range(3)]
+    for number, path in enumerate(paths):
+        small_memory(settings=KnnSettings(neighbors=5 + number)).save(path)
     return paths
 
 
@@ -53,7 +49,7 @@ def test_a_pulled_memory_is_identical(nightly: str, memories: list[str], tmp_pat
     push(memories[1], nightly)
     record = pull(Path(nightly), tmp_path / "out.zarr")
     assert record.kind == "memory"
-    assert files(tmp_path / "out.zarr") == files(Path(memories[1]))
+    assert tree(tmp_path / "out.zarr") == tree(Path(memories[1]))
     pull(nightly, tmp_path / "out.zarr.zip")
     assert verify_memory(tmp_path / "out.zarr.zip") == []
     assert push(nightly, f"{nightly}-mirror").digest == record.digest

@@ -34,7 +34,6 @@ from sidtool.registry import pull, push, transfer
 from sidtool.registry.copies import locate_model
 from sidtool.registry.kinds import StoredModel, read_manifest
 from sidtool.registry.publish import plan_push
-from sidtool.registry.records import list_records
 from sidtool.registry.references import find_version, locate, open_bundle
 from sidtool.registry.transfer import broken_parts
 from sidtool.registry.version_log import log
@@ -44,7 +43,7 @@ from tests.cli.road import done, refused, run, tree
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.model.contract.cases import TRAINED, trained_model
 from tests.models import tiny_model, tiny_tokenizer
-from tests.registry.test_publish import stop_writing
+from tests.registry.test_publish import killed_pushes
 from tests.sealed import reseal
 from tests.waiting import Start, run_concurrently
 
@@ -128,21 +127,9 @@ def test_a_push_can_be_killed_between_any_two_writes(
 ) -> None:
     monkeypatch.setattr(transfer, "BATCH", 40)
     monkeypatch.setattr(transfer, "BATCH_BYTES", 50_000)  # the weights go in pieces
-    published_by_kill = []
-    for after in range(20):
-        place = f"memory://killed-{tmp_path.name}-{after}/shop"
-        with monkeypatch.context() as patch:
-            stop_writing(patch, after)
-            try:
-                push(str(model), place)
-                break
-            except KeyboardInterrupt:
-                pass
-        published_by_kill.append(len(list_records(Storage(place))))
-        assert push(str(model), place).latest == "1.0"
-        assert broken_parts(locate(place)[0]) == []
-    assert published_by_kill == [0] * (len(published_by_kill) - 1) + [1]
-    assert len(published_by_kill) > 5
+    visible, _ = zip(*killed_pushes(model, f"memory://{tmp_path.name}", monkeypatch), strict=True)
+    assert visible == (*[0] * (len(visible) - 1), 1)
+    assert len(visible) > 5
 
 
 def test_threads_share_the_copy_of_a_remote_model(

@@ -1,9 +1,11 @@
+import itertools
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +19,13 @@ from sidtool.registry import pull, push, tag, transfer
 from sidtool.registry.publish import Pushed, plan_push
 from sidtool.registry.records import CARD, POINTER, VERSIONS, list_records, read_pointer
 from sidtool.registry.references import find_version, locate, open_bundle, split_reference
+from sidtool.registry.transfer import broken_parts
 from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
-from tests.cli.road import done
+from tests.cli.road import done, tree
 from tests.registry.conftest import in_every_store
 from tests.tokenizer.bundle.test_values import draft, reverse_rows
 from tests.waiting import Start, run_concurrently
@@ -47,19 +50,15 @@ def everything(shop: str) -> dict[str, bytes]:
     return registry.read_many(names)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return dict(Storage(folder).read_all())
-
-
 @in_every_store
 def test_a_pulled_bundle_equals_the_pushed_one(shop: str, first: Path, tmp_path: Path) -> None:
     pushed = push(str(first), shop, tag="prod")
     assert (pushed.new, pushed.version, pushed.latest) == (True, "1.0", "1.0")
-    assert pushed.sent == len(files(first))
+    assert pushed.sent == len(tree(first))
     for which in ("", "@1.0", "@prod", "@latest"):
         out = tmp_path / f"out{which}.zarr"
         assert pull(shop + which, out).digest == pushed.digest
-        assert files(out) == files(first)
+        assert tree(out) == tree(first)
         assert open_bundle(shop + which).identity == Bundle.open(first).identity
     assert open_bundle(pushed.url).identity.digest == pushed.digest
     assert verify(locate(f"{shop}@1.0")[0]) == []
@@ -158,37 +157,42 @@ def stop_writing(patch: pytest.MonkeyPatch, after: int) -> None:
     patch.setattr(Storage, "put_if_unchanged", killing(Storage.put_if_unchanged))
 
 
+def killed_pushes(
+    source: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[int, int]]:
+    """Kill a push at each of its writes, and repeat it -> the number of versions that are visible
+    in between, and of the objects that the second push sends."""
+    for after in itertools.count():
+        shop = f"{place}-{after}"
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            stop_writing(patch, after)
+            push(str(source), shop)
+            return
+        visible = list_records(Storage(shop))
+        if visible:
+            assert broken_parts(locate(f"{shop}@1.0")[0]) == []
+        else:
+            with pytest.raises(DataError, match="nothing was pushed"):
+                find_version(f"{shop}@1.0")
+        again = push(str(source), shop)
+        assert (again.latest, broken_parts(locate(shop)[0])) == ("1.0", [])
+        yield len(visible), again.sent
+
+
 def test_a_push_can_be_killed_between_any_two_writes(
     shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "BATCH", 8)
     first = tmp_path / "first.zarr"
     small_bundle(codebook=False).save(first)  # fewer objects
-    objects, visible, sent = len(files(first)), [], []
-    for after in range(20):
-        place = f"{shop}-{after}"
-        with monkeypatch.context() as patch:
-            stop_writing(patch, after)
-            try:
-                push(str(first), place)
-                break
-            except KeyboardInterrupt:
-                pass
-        visible.append(list_records(Storage(place)))
-        if not visible[-1]:
-            with pytest.raises(DataError, match="nothing was pushed"):
-                find_version(f"{place}@1.0")
-        else:
-            assert verify(locate(f"{place}@1.0")[0]) == []
-        again = push(str(first), place)
-        sent.append(again.sent)
-        assert (again.latest, verify(locate(place)[0])) == ("1.0", [])
+    objects = len(tree(first))
+    visible, sent = zip(*killed_pushes(first, shop, monkeypatch), strict=True)
     batches = -(-(objects - 1) // 8)
     # no write, each batch, zarr.json and the card: nothing is visible. After the record the version
     # is, whole.
-    assert [len(published) for published in visible] == [0] * (batches + 3) + [1]
+    assert visible == (*[0] * (batches + 3), 1)
     left = [objects - min(8 * done, objects - 1) for done in range(batches + 1)]
-    assert sent == [*left, 0, 0, 0]
+    assert sent == (*left, 0, 0, 0)
 
 
 def test_a_push_killed_within_a_write_leaves_no_partial_object(first: Path, tmp_path: Path) -> None:
@@ -221,7 +225,7 @@ def test_an_interrupted_pull_continues(
     with pytest.raises(KeyboardInterrupt):
         pull(shop, out, progress=die)
     assert not out.exists()
-    left = sorted(files(tmp_path / "out.zarr.partial"))
+    left = sorted(tree(tmp_path / "out.zarr.partial"))
     (tmp_path / "out.zarr.partial" / left[0]).write_bytes(b"cut off")
     (tmp_path / "out.zarr.partial" / "stranger").write_bytes(b"of another version")
     (tmp_path / "out.zarr.partial" / "checkpoint-1" / "empty").mkdir(parents=True)
@@ -235,17 +239,17 @@ def test_an_interrupted_pull_continues(
 
     monkeypatch.setattr(Storage, "read_ranges", recorded)
     pull(shop, out)
-    assert files(out) == files(first)
+    assert tree(out) == tree(first)
     folders = {path.relative_to(out) for path in out.rglob("*") if path.is_dir()}
     assert folders == {path.relative_to(first) for path in first.rglob("*") if path.is_dir()}
-    assert set(fetched) == files(first).keys() - {ROOT} - set(left[1:])
+    assert set(fetched) == tree(first).keys() - {ROOT} - set(left[1:])
 
 
 def test_glob_characters_in_a_path_are_literal(first: Path, tmp_path: Path) -> None:
     shop = str(tmp_path / "reg[1]" / "shop?")
     push(str(first), shop)
     pull(shop, tmp_path / "out.zarr")
-    assert files(tmp_path / "out.zarr") == files(first)
+    assert tree(tmp_path / "out.zarr") == tree(first)
 
 
 # Races
@@ -363,7 +367,7 @@ def test_what_cannot_be_copied_is_named(first: Path, tmp_path: Path) -> None:
 
 def test_an_object_changed_in_a_store_is_not_pulled(shop: str, first: Path, tmp_path: Path) -> None:
     pushed = push(str(first), shop)
-    place, whole = Storage(pushed.url), dict(files(first))
+    place, whole = Storage(pushed.url), dict(tree(first))
     for name in (ROOT, "items/sid/c/0/0", "codebook/zarr.json"):
         place.put({name: whole[name][:-2] + b"?" + whole[name][-1:]})
         for out in (tmp_path / "out.zarr", tmp_path / "out.zarr.zip"):
@@ -374,7 +378,7 @@ def test_an_object_changed_in_a_store_is_not_pulled(shop: str, first: Path, tmp_
         place.put({name: whole[name]})
         remove(tmp_path / "out.zarr.partial")  # complete objects are not fetched again
     pull(shop, tmp_path / "out.zarr")
-    assert files(tmp_path / "out.zarr") == whole
+    assert tree(tmp_path / "out.zarr") == whole
 
 
 def test_what_its_publisher_did_not_check_is_not_pulled(
@@ -459,11 +463,11 @@ def test_a_push_into_a_bundle_or_a_registry_is_refused(
     first: Path, tmp_path: Path, spelling: str
 ) -> None:
     push(str(first), spelling.format(tmp_path / "shop"))
-    before = files(tmp_path)
+    before = tree(tmp_path)
     for folder in (first, tmp_path / "shop"):
         with pytest.raises(UsageError, match="is inside of the"):
             push(str(first), spelling.format(folder / "x"))
-    assert files(tmp_path) == before
+    assert tree(tmp_path) == before
 
 
 def test_a_name_with_an_at_sign_is_a_path_first(first: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -368,7 +367,7 @@ def test_recommend_and_serve_refuse_unsigned_models_and_memories(
     tmp_path: Path, key: Path, model: Path
 ) -> None:
     models, nightly = str(tmp_path / "models"), str(tmp_path / "nightly")
-    small_memory(small_bundle(), KnnSettings()).save(tmp_path / "memory.zarr")
+    small_memory().save(tmp_path / "memory.zarr")
     push(str(model), models)
     push(str(tmp_path / "memory.zarr"), nightly)
     for name in (models, nightly):
@@ -396,7 +395,7 @@ def test_an_older_version_is_signed_as_such(tmp_path: Path, key: Path) -> None:
     shop = tmp_path / "nightly"
     for number in range(2):
         path = tmp_path / f"{number}.zarr"
-        small_memory(small_bundle(), KnnSettings(neighbors=5 + number)).save(path)
+        small_memory(settings=KnnSettings(neighbors=5 + number)).save(path)
         push(path, shop, sign=str(key))
     policy(shop, key.with_suffix(".pub"))
     (old,) = shop.glob("versions/1.0-*")
@@ -532,7 +531,7 @@ def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(request.getfixturevalue("model"))
     if request.param == "bundle":
         return str(request.getfixturevalue("bundle_path"))
-    small_memory(small_bundle(), KnnSettings()).save(tmp_path / "memory.zarr")
+    small_memory().save(tmp_path / "memory.zarr")
     return str(tmp_path / "memory.zarr")
 
 
@@ -546,19 +545,10 @@ def test_random_changes_of_what_is_signed_are_refused(
     shop = tmp_path / "shop"
     push(artifact, str(shop), sign=str(key))
     policy(str(shop), key.with_suffix(".pub"))
-    changes: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {}
-    objects = []
-    for name in tree(shop):
-        if name == "signed-by.pem":
-            changes[name] = (change_key,)
-        elif name.endswith(".sig"):
-            changes[name] = (change_signature,)
-        elif name == "versions/1.0.json":
-            changes[name] = CHANGES
-        elif name.count("/") > 2:
-            changes[name] = CHANGES
-            objects.append(name)
-    assert {"versions/1.0.json", "signed-by.pem"} < changes.keys()
+    changes = {name: CHANGES for name in tree(shop) if name.count("/") > 2}
+    objects = [name for name in changes if not name.endswith(".sig")]
+    changes |= {"signed-by.pem": (change_key,), "versions/1.0.json": CHANGES}
+    changes |= {name: (change_signature,) for name in tree(shop) if name.endswith(".sig")}
     assert len(objects) > 5
     draw = random.Random(20261128)
     groups = [[n for n in changes if n.endswith(kind)] for kind in (".sig", ".pem", "1.0.json")]
