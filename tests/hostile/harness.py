@@ -7,7 +7,7 @@ function (`call`). Each case is counted for the family, that is the test module,
     @given(damage=damages())
     def test_a_damaged_file_is_refused(files: Path, damage: Damage) -> None:
         path = write(files, damage)
-        outcome = classify(run("verify", path), input_bytes=path.stat().st_size)
+        outcome = classify(run("verify", path))
         assert outcome.refused                # results are checked too, not only the manners
         assert call(read_file, path) is None  # None: it raised a SidtoolError
 """
@@ -70,12 +70,6 @@ class Outcome:
     def refused(self) -> bool:
         return self.code != 0
 
-    @property
-    def error(self) -> str:
-        """The error line without its label; empty if there is none."""
-        lines = [line for line in self.err.split("\n") if line.startswith("error: ")]
-        return lines[0].removeprefix("error: ") if lines else ""
-
 
 def cases(default: int, *, most: int = 10_000_000) -> settings:
     """The Hypothesis settings of a test with `default` examples in `make test-slow`.
@@ -102,19 +96,18 @@ def cases(default: int, *, most: int = 10_000_000) -> settings:
     )
 
 
-def run(*arguments: object, stdin: bytes | str = b"", seconds: float = SECONDS) -> Outcome:
+def run(*arguments: object, seconds: float = SECONDS) -> Outcome:
     """Run a command in this process, as the console script does, under the limits.
 
     An exception that the command does not handle is raised, as a defect of the command.
     """
     words = tuple(str(argument) for argument in arguments)
-    data = stdin.encode() if isinstance(stdin, str) else stdin
-    out, err = _stream(b""), _stream(b"")
+    out, err = _stream(), _stream()
     # variables that would set options of a command
     option_variables = [name for name in os.environ if name.startswith("SIDTOOL_")]
     hidden = {name: os.environ.pop(name) for name in option_variables}
     streams = sys.stdin, sys.stdout, sys.stderr
-    sys.stdin, sys.stdout, sys.stderr = _stream(data), out, err
+    sys.stdin, sys.stdout, sys.stderr = _stream(), out, err
     try:
         with limited(seconds) as used:
             code = _exit_code(words)
@@ -124,14 +117,11 @@ def run(*arguments: object, stdin: bytes | str = b"", seconds: float = SECONDS) 
     return Outcome(words, code, _text(out), _text(err), used[0])
 
 
-def classify(
-    outcome: Outcome, *, input_bytes: int = 0, seconds: float = SECONDS, memory: int = MEMORY
-) -> Outcome:
+def classify(outcome: Outcome, *, seconds: float = SECONDS) -> Outcome:
     """Fail unless a command did its work or refused as it should; returns the outcome.
 
     It must exit with 0 to 3; with anything but 0 it must write one error line, at most one hint
-    line, and no result. It must stay within `seconds` of processor time and `memory` bytes, plus 20
-    bytes per byte of the input.
+    line, and no result. It must stay within `seconds` of processor time and MEMORY bytes.
     """
     assert outcome.code is not None, f"out of time: {outcome.arguments}"
     assert outcome.code in EXIT_CODES, outcome
@@ -146,7 +136,7 @@ def classify(
         assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("hint: ")), outcome
     else:
         assert "error: " not in [line[:7] for line in outcome.err.split("\n")], outcome
-    _check_usage(outcome.usage, input_bytes, seconds, memory, outcome.arguments)
+    _check_usage(outcome.usage, 0, seconds, MEMORY, outcome.arguments)
     count(refused=outcome.refused)
     return outcome
 
@@ -218,8 +208,8 @@ def _exit_code(words: tuple[str, ...]) -> int | None:
     return 0
 
 
-def _stream(data: bytes) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="\n", write_through=True)
+def _stream() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n", write_through=True)
 
 
 def _text(stream: io.TextIOWrapper) -> str:

@@ -4,7 +4,6 @@ import json
 import resource
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,9 +84,6 @@ def check_seconds(usage: Usage, seconds: float = SECONDS) -> None:
 
 @contextmanager
 def _timers(seconds: float) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can be interrupted
-        return
     timers = {
         signal.ITIMER_PROF: (signal.SIGPROF, seconds * IMPORTING),
         signal.ITIMER_REAL: (signal.SIGALRM, DEADLOCK),

@@ -39,7 +39,7 @@ WRITERS = [name for name in LIGHT if light_commands(NO_INPUTS)[name].older]
 MODEL_COMMANDS = {name.partition(" ")[0] for name in HEAVY}
 QUICK = ("add-items", "make-sft", "push")
 """Commands that `make test` tries: of a bundle, of files, and of a registry."""
-SAMPLE = {"kill": 2, "full": 1, "read-only": 1}
+SAMPLE: dict[Fault, int] = {"kill": 2, "full": 1, "read-only": 1}
 """Events of a command that `make test` and `make test-slow` try. A million hostile cases try all
 events, and fifty of a command that loads a model."""
 MOMENTS = 12
@@ -131,45 +131,40 @@ def check_between(place: Place, *, moved: bool) -> None:
         assert seen == {}
 
 
-def check_kills(place: Place, seed: str) -> None:
-    """Kill the command at its events, and run it again."""
-    for at in points("kill", place, seed):
-        place.reset()
-        ended = place.run("kill", at)
-        if ended.code == 0:  # threads of Zarr may race to make a folder: it had fewer events
-            check_result(place, at)
-            continue
-        assert ended.code == KILLED, ended
-        check_between(place, moved=True)
-        again = place.run()
-        assert again.code == 0, (at, again.err)
-        check_result(place, at)
-        count(refused=False)
-
-
-def check_full_disk(place: Place, fault: Fault, seed: str) -> None:
-    """Let the command find a full disk at its events, and run it again."""
-    reason = "read-only file system" if fault == "read-only" else "no space left on device"
+def check_fault(place: Place, fault: Fault, seed: str) -> None:
+    """Let the command die or find a full disk at its events, and run it again."""
+    registry_or_lines = not place.writing.older or place.writing.out == "train.jsonl"
     for at in points(fault, place, seed):
         place.reset()
         ended = place.run(fault, at)
-        if ended.code == 0:  # the event was no loss, as the sync of a folder
+        # threads of Zarr may race to make a folder: a killed command had fewer events. An event on
+        # a full disk may be no loss, as the sync of a folder
+        if ended.code == 0:
             check_result(place, at)
             continue
-        assert ended.code == 1, (at, ended)
-        error, _, hint = ended.error.partition("\n")
-        assert error.startswith("error: "), ended.err
-        assert reason in error.lower(), ended.err
-        assert str(place.folder) in error, ended.err
-        assert not hint or hint.startswith("hint: ")
-        assert "Traceback" not in ended.err
-        check_between(place, moved=not place.writing.older or place.writing.out == "train.jsonl")
-        if not place.writing.resumes and place.writing.older:
+        if fault == "kill":
+            assert ended.code == KILLED, ended
+        else:
+            check_error(place, fault, ended)
+        check_between(place, moved=fault == "kill" or registry_or_lines)
+        if fault != "kill" and not place.writing.resumes and place.writing.older:
             assert tree(place.folder) == place.before, at
         again = place.run()
         assert again.code == 0, (at, again.err)
         check_result(place, at)
-        count(refused=True)
+        count(refused=fault != "kill")
+
+
+def check_error(place: Place, fault: Fault, ended: Ended) -> None:
+    """A command that found a full disk says so in one line, and names the file."""
+    assert ended.code == 1, ended
+    error, _, hint = ended.error.partition("\n")
+    assert error.startswith("error: "), ended.err
+    reason = "read-only file system" if fault == "read-only" else "no space left on device"
+    assert reason in error.lower(), ended.err
+    assert str(place.folder) in error, ended.err
+    assert not hint or hint.startswith("hint: ")
+    assert "Traceback" not in ended.err
 
 
 def check_result(place: Place, at: int) -> None:
@@ -187,29 +182,24 @@ def slow_beside_quick(commands: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=() if name in QUICK else slow) for name in commands]
 
 
-@pytest.mark.parametrize("command", slow_beside_quick(LIGHT))
-def test_faults_leave_the_old_output_or_the_new(inputs: Path, tmp_path: Path, command: str) -> None:
-    check(light_commands(inputs)[command], inputs, tmp_path, command)
+def command_of(request: pytest.FixtureRequest, name: str) -> tuple[Writing, Path]:
+    """A command, and the folder of its inputs, of which those with models are made last."""
+    folder = request.getfixturevalue("inputs" if name in LIGHT else "models")
+    return (light_commands if name in LIGHT else heavy_commands)(folder)[name], folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", HEAVY)
-def test_a_fault_at_an_event_of_a_model_leaves_the_old_output_or_the_new(
-    models: Path, tmp_path: Path, command: str
+@pytest.mark.parametrize("name", slow_beside_quick((*LIGHT, *HEAVY)))
+def test_faults_leave_the_old_output_or_the_new(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
 ) -> None:
-    check(heavy_commands(models)[command], models, tmp_path, command)
-
-
-def check(writing: Writing, inputs: Path, folder: Path, seed: str) -> None:
-    """Try all faults at the events of a command; without an older output in `make test-hostile`
-    only."""
+    """Without an older output in `make test-hostile` only."""
+    writing, inputs = command_of(request, name)
     for old in (True, False) if NEW_SEEDS else (True,):
-        base = folder / str(old)
+        base = tmp_path / str(old)
         base.mkdir()
         where = place(writing, inputs, base, old=old)
-        check_kills(where, seed)
-        check_full_disk(where, "full", seed)
-        check_full_disk(where, "read-only", seed)
+        for fault in SAMPLE:
+            check_fault(where, fault, name)
 
 
 def test_every_command_that_writes_is_tested() -> None:
@@ -276,12 +266,8 @@ def check_meeting(
     count(refused=2 in codes)
 
 
-@pytest.mark.parametrize("name", slow_beside_quick(WRITERS))
-def test_one_of_two_writers_wins_whole(inputs: Path, tmp_path: Path, name: str) -> None:
-    check_pair(light_commands(inputs)[name], tmp_path, name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", HEAVY)
-def test_one_of_two_writers_of_models_wins_whole(models: Path, tmp_path: Path, name: str) -> None:
-    check_pair(heavy_commands(models)[name], tmp_path, name)
+@pytest.mark.parametrize("name", slow_beside_quick((*WRITERS, *HEAVY)))
+def test_one_of_two_writers_wins_whole(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    check_pair(command_of(request, name)[0], tmp_path, name)
