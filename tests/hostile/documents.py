@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -71,6 +74,36 @@ def _containers(value: Any) -> Iterator[Any]:
         yield value
         for member in value.values() if isinstance(value, dict) else value:
             yield from _containers(member)
+
+
+def sparse(path: Path) -> None:
+    """A file of 4 TB that takes no room."""
+    with path.open("wb") as stream:
+        stream.truncate(1 << 42)
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "link": lambda path: path.symlink_to("/etc/passwd"),
+    "folder": Path.mkdir,
+    "sparse": sparse,
+    "empty": Path.touch,
+    "missing": lambda path: None,
+    "longer": lambda path: path.write_bytes(b"x" * 100_000),
+}
+"""What makes something else in the place of a file, by its kind."""
+
+
+@contextmanager
+def replaced(path: Path, data: bytes) -> Iterator[bytes]:
+    """A file with other bytes in this block, which gets those before."""
+    before = path.read_bytes()
+    path.write_bytes(data)
+    try:
+        yield before
+    finally:
+        path.write_bytes(before)
 
 
 @st.composite

@@ -50,14 +50,18 @@ def change_metadata(made: Draft, choose: Callable[[Any], Any]) -> None:
     made.metadata[name] = changed(metadata_of(made.arrays[name]), choose)
 
 
-def change_values(made: Draft, choose: Callable[[Any], Any]) -> None:
-    name = a_name(made, choose)
-    array = made.arrays[name].copy()
+def flip_bytes(array: np.ndarray, choose: Callable[[Any], Any]) -> np.ndarray:
+    """Replace some bytes of an array, in place."""
     raw = array.reshape(-1).view(np.uint8)
     for _ in range(1 + choose(numbers) % 4):
         if len(raw):
             raw[choose(numbers) % len(raw)] = choose(numbers) % 256
-    made.arrays[name] = array
+    return array
+
+
+def change_values(made: Draft, choose: Callable[[Any], Any]) -> None:
+    name = a_name(made, choose)
+    made.arrays[name] = flip_bytes(made.arrays[name].copy(), choose)
 
 
 def change_type(made: Draft, choose: Callable[[Any], Any]) -> None:

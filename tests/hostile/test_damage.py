@@ -11,6 +11,7 @@ import pytest
 from sidtool.data.split import MANIFEST
 from sidtool.model.contract import CONTRACT, read_contract
 from tests.cli.road import done, run
+from tests.hostile.documents import replaced
 from tests.hostile.writing_commands import (
     Writing,
     heavy_commands,
@@ -137,15 +138,11 @@ def check(readings: dict[str, Writing], n: int, folder: Path) -> None:
         done(*reading.line(folder / name))
     refused = 0
     for number, (reading, path, place) in enumerate(damages(readings, n, seed=n)):
-        before = path.read_bytes()
-        damaged = bytearray(before)
+        damaged = bytearray(path.read_bytes())
         damaged[place] ^= 1 << number % 8
-        path.write_bytes(damaged)
-        try:
+        with replaced(path, bytes(damaged)) as before:
             equal = same_values(path, before)
             ran = None if equal else run(*reading.line(folder / str(number)))
-        finally:
-            path.write_bytes(before)
         if ran is None:
             continue
         what = (reading.command[0], path, place, ran.code, ran.err)

@@ -26,6 +26,7 @@ from sidtool.integrations.formats.minionerec import read_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
 from tests.data.split.lines import of_lines, write_lines
 from tests.data.split.test_files import splits
+from tests.hostile.documents import replaced
 from tests.hostile.harness import call, cases, count
 from tests.hostile.limits import check_seconds, limited
 from tests.sealed import reseal
@@ -241,17 +242,13 @@ def test_zarr_metadata(
         group["vectors"] = STORED
         group.create_array("ids", data=np.array(IDS, dtype=np.dtypes.StringDType()))
     file = folder / array / "zarr.json"
-    whole = file.read_text()
-    metadata = json.loads(whole)
+    metadata = json.loads(file.read_text())
     if key == "chunk_shape":
         metadata["chunk_grid"]["configuration"][key] = value
     else:
         metadata[key] = value
-    file.write_text(json.dumps(metadata))
-    try:
+    with replaced(file, json.dumps(metadata).encode()):
         vectors = call(read_vectors, folder, IDS)
-    finally:
-        file.write_text(whole)
     if vectors is not None and key != "data_type":
         np.testing.assert_array_equal(vectors, STORED)
 

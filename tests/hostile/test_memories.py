@@ -14,7 +14,7 @@ from sidtool.memory.verification import broken_derived
 from tests.bundles import small_bundle
 from tests.hostile.documents import changed
 from tests.hostile.harness import call, cases
-from tests.hostile.test_bundles import numbers
+from tests.hostile.test_bundles import flip_bytes, numbers
 from tests.memory.cases import random_histories, small_memory, split_of
 
 BUNDLE = small_bundle()
@@ -26,14 +26,6 @@ ROWS = ("pairs", "neighbors", "content")
 
 Arrays = dict[str, np.ndarray]
 Choose = Callable[[Any], Any]
-
-
-def flip_bytes(array: np.ndarray, choose: Choose) -> np.ndarray:
-    raw = array.view(np.uint8)
-    for _ in range(1 + choose(numbers) % 3):
-        if len(raw):
-            raw[choose(numbers) % len(raw)] = choose(numbers) % 256
-    return array
 
 
 def replace_value(array: np.ndarray, choose: Choose) -> np.ndarray:

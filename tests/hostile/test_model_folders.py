@@ -1,7 +1,5 @@
 import json
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from sidtool.model.vocabulary import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder
-from tests.hostile.documents import damaged_json
+from tests.hostile.documents import damaged_json, replaced
 from tests.hostile.harness import call, cases
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -30,17 +28,6 @@ TOKENS = SidTokens(SidSpace((4, 3, 5)), 500)
 LOADING = {"seconds": 10.0, "memory": 512 << 20}
 """Limits of a call that imports and loads with torch."""
 SIZES = st.sampled_from((0, 1, 2, 7, 64, 10**6, 10**9, 1 << 31, 1 << 40, 1 << 63))
-
-
-@contextmanager
-def replaced(path: Path, data: bytes) -> Iterator[None]:
-    """A file with other bytes in this block."""
-    before = path.read_bytes()
-    path.write_bytes(data)
-    try:
-        yield
-    finally:
-        path.write_bytes(before)
 
 
 @pytest.fixture(scope="module")

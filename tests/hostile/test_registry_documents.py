@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,12 +18,12 @@ from sidtool.base.storage import Storage
 from sidtool.registry import POINTER, locate, open_bundle, push, read_pointer
 from sidtool.registry.records import check_tag, list_records, read_record
 from sidtool.registry.references import split_reference
-from sidtool.tokenizer.bundle import ROOT, Bundle
+from sidtool.tokenizer.bundle import ROOT
 from sidtool.tokenizer.bundle.zarr_group import spell_root
-from tests.bundles import small_bundle
 from tests.cli.road import tree
-from tests.hostile.documents import damaged_json, texts
+from tests.hostile.documents import KINDS, damaged_json, texts
 from tests.hostile.harness import call, cases, classify, run
+from tests.registry.test_publish import version
 
 DIGEST = "0123456789abcdef" * 4
 RECORD = {"digest": DIGEST, "format": 1, "kind": "memory", "license": "MIT", "root": DIGEST}
@@ -112,10 +111,8 @@ def test_any_reference_is_resolved_or_refused(start: str, name: str, version: st
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with the versions 1.0 and 1.1 of a bundle."""
     folder = tmp_path_factory.mktemp("published")
-    for version, seed in (("1.0", 0), ("1.1", 1)):
-        path = folder / f"{version}.zarr"
-        bundle = small_bundle(seed=seed)
-        Bundle(replace(bundle.manifest, version=version), bundle.arrays).save(path)
+    for seed, number in enumerate(("1.0", "1.1")):
+        path = version(folder / f"{number}.zarr", number, seed=seed)
         push(str(path), str(folder / "shop"), tag="prod")
     return folder / "shop"
 
@@ -165,21 +162,6 @@ def replace_file(shop: Path, name: str, kind: str) -> None:
     KINDS[kind](path)
 
 
-def sparse(path: Path) -> None:
-    with path.open("wb") as stream:
-        stream.truncate(1 << 42)
-
-
-KINDS: dict[str, Callable[[Path], object]] = {
-    "pipe": os.mkfifo,
-    "endless": lambda path: path.symlink_to("/dev/zero"),
-    "link": lambda path: path.symlink_to("/etc/passwd"),
-    "folder": lambda path: path.mkdir(),
-    "sparse": sparse,
-    "empty": lambda path: path.write_bytes(b""),
-    "missing": lambda path: None,
-    "longer": lambda path: path.write_bytes(b"x" * 100_000),
-}
 DOCUMENTS = {"refs.json": REFS, "versions/1.1.json": RECORD | {"kind": "bundle", "version": "1.1"}}
 OBJECTS = (ROOT, "items/sid/zarr.json", "items/sid/c/0/0", "codebook/level_1/c/0/0")
 NAMES = (

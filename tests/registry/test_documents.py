@@ -1,7 +1,5 @@
 import json
-import os
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from sidtool.registry.records import MAX_VERSIONS, list_versions, read_pointer, 
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle.card import bundle_card
 from tests.bundles import small_bundle
+from tests.hostile.documents import KINDS, sparse
 
 DIGEST = "ab" * 32
 RECORD: dict[str, Any] = {"version": "1.0", "digest": DIGEST, "root": DIGEST}
@@ -67,28 +66,11 @@ def test_a_newer_layout_is_named_before_anything_else(tmp_path: Path) -> None:
         read_pointer(registry)
 
 
-def _make_sparse(path: Path) -> None:
-    with path.open("wb") as stream:
-        stream.truncate(1 << 42)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        os.mkfifo,
-        lambda path: path.symlink_to("/dev/zero"),
-        Path.mkdir,
-        _make_sparse,
-        lambda path: path.write_bytes(b" " * (2 << 20)),
-    ],
-    ids=["pipe", "device", "folder", "sparse", "long"],
-)
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder", "sparse", "long"])
 @pytest.mark.parametrize("name", ["refs.json", "versions/1.0.json"])
-def test_a_document_is_a_small_regular_file(
-    shop: Path, name: str, make: Callable[[Path], object]
-) -> None:
+def test_a_document_is_a_small_regular_file(shop: Path, name: str, kind: str) -> None:
     (shop / name).unlink()
-    make(shop / name)
+    (KINDS | {"long": lambda path: path.write_bytes(b" " * (2 << 20))})[kind](shop / name)
     with pytest.raises(IntegrityError, match=r"is not a regular file|the limit is 1048576"):
         open_bundle(str(shop))
     if name == "refs.json":
@@ -150,7 +132,7 @@ def test_a_foreign_record_is_refused(shop: Path, tmp_path: Path, key: str, value
 
 
 def test_a_pull_needs_room_on_the_disk(shop: Path, tmp_path: Path) -> None:
-    _make_sparse(next(shop.rglob("items/sid/c/0/0")))
+    sparse(next(shop.rglob("items/sid/c/0/0")))
     with pytest.raises(DataError, match=r"the bundle has \d+ bytes, but .* has room for \d+"):
         pull(str(shop), tmp_path / "out.zarr")
 
