@@ -23,8 +23,6 @@ from sidtool.base.errors import (
 )
 from sidtool.base.storage import storage
 from sidtool.base.storage.storage import Range, Storage
-from sidtool.data.split.split import Split
-from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.contract.folder import read_contract, write_contract
@@ -40,6 +38,7 @@ from sidtool.registry.version_log import log
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
 from tests.cli.road import done, refused, run, tree
+from tests.data.split.cases import split_of
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.model.contract.cases import TRAINED, trained_model
 from tests.models import tiny_model, tiny_tokenizer
@@ -61,8 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = save_base(folder / "base", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
     bundle = catalog_bundle()
     model = trained_model(base, bundle, folder / "model")
-    users = tuple(UserSequence(f"u{n}", (f"item{n}", f"item{n + 1}"), (1, 2)) for n in range(9))
-    memory = build_memory(Split("leave-one-out", users, (), ()), bundle)
+    memory = build_memory(split_of([[f"item{n}", f"item{n + 1}"] for n in range(9)]), bundle)
     memory.save(model / MEMORY_COPY)
     binding = MemoryBinding(memory.digest, 0.5, 2.0, {})
     write_contract(model, replace(read_contract(model), memory=binding), bundle)

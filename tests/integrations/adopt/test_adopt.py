@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,14 @@ Make = Callable[[str], tuple[Foreign, Path]]
 @pytest.fixture(scope="module")
 def adopted(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """A system's model, and the folder that it is adopted into; made once."""
-    made: dict[str, tuple[Foreign, Path]] = {}
 
+    @cache
     def make(name: str) -> tuple[Foreign, Path]:
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            build, preset = SYSTEMS[name]
-            model = build(folder / "model")
-            adopt(model.folder, model.map, folder / "out", AdoptOptions(preset=preset))
-            made[name] = model, folder / "out"
-        return made[name]
+        folder = tmp_path_factory.mktemp(name)
+        build, preset = SYSTEMS[name]
+        model = build(folder / "model")
+        adopt(model.folder, model.map, folder / "out", AdoptOptions(preset=preset))
+        return model, folder / "out"
 
     return make
 

@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,28 +54,25 @@ def split_of(items: list[str]) -> Split:
 @pytest.fixture(scope="module")
 def shops(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Foreign, Path, Path]]:
     """A system's model, its adopted folder, and training examples in its own prompt."""
-    made: dict[str, tuple[Foreign, Path, Path]] = {}
     systems: dict[str, Any] = {
         "openonerec": foreign.openonerec,
         # with a token between those of SIDs
         "minionerec": lambda folder: foreign.minionerec(folder, others=["<b>"]),
     }
 
+    @cache
     def make(name: str) -> tuple[Foreign, Path, Path]:
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            model = systems[name](folder / "model")
-            out = folder / "adopted"
-            adopt(model.folder, model.map, out, AdoptOptions(preset=name))  # type: ignore[arg-type]
-            ids = tuple(model.sids)
-            titles = tuple(f"film {item}" for item in ids)
-            catalog = make_items(ids, titles, titles, fields={}, template="{title}")
-            loaded = load_model_folder(out)
-            options = SftOptions({"next-item": 1.0}, max_length=512, history_length=4)
-            examples = folder / "train.jsonl"
-            make_sft(loaded.bundle, catalog, split_of(list(ids)), examples, options, model=out)
-            made[name] = model, out, folder / "train.jsonl"
-        return made[name]
+        folder = tmp_path_factory.mktemp(name)
+        model = systems[name](folder / "model")
+        out, examples = folder / "adopted", folder / "train.jsonl"
+        adopt(model.folder, model.map, out, AdoptOptions(preset=name))  # type: ignore[arg-type]
+        ids = tuple(model.sids)
+        titles = tuple(f"film {item}" for item in ids)
+        catalog = make_items(ids, titles, titles, fields={}, template="{title}")
+        bundle = Bundle.open(out / "sid.zarr")
+        options = SftOptions({"next-item": 1.0}, max_length=512, history_length=4)
+        make_sft(bundle, catalog, split_of(list(ids)), examples, options, model=out)
+        return model, out, examples
 
     return make
 

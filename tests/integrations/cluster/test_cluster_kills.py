@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -245,13 +245,7 @@ def run(nodes: TwoNodes, step: str, shop: Path, out: Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("step", LAST)
 @pytest.mark.parametrize("disk", ["the temporary files of the second node", "the output"])
-def test_a_full_disk(
-    nodes: TwoNodes,
-    shop: Path,
-    tmp_path: Path,
-    step: str,
-    disk: Literal["the temporary files of the second node", "the output"],
-) -> None:
+def test_a_full_disk(nodes: TwoNodes, shop: Path, tmp_path: Path, step: str, disk: str) -> None:
     (tmp_path / "one").mkdir()
     done(*command(step, shop, tmp_path / "one"))
     with small_disk(tmp_path / "small") as small:

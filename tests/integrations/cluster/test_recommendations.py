@@ -1,4 +1,3 @@
-import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError, SidtoolWarning
-from sidtool.data.split import Split, UserSequence
+from sidtool.data.split import Split
 from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.integrations.cluster import ClusterRanker, ModelSource, recommend_folder
@@ -28,6 +27,7 @@ from sidtool.recommendation.search import Normalize
 from sidtool.registry import push
 from tests.bundles import small_bundle
 from tests.cli.road import write_lines
+from tests.data.split.cases import split_of
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 from tests.memory.rerankers import random_reranker, reranked_model
@@ -60,20 +60,20 @@ def test_the_rows_are_those_of_one_process(
     rows = write_requests(tmp_path / "requests")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all.parquet")
     options = RecommendOptions(k=3, exclude_seen=True)
-    with warnings.catch_warnings(record=True) as one_process:
-        warnings.simplefilter("always", SidtoolWarning)
-        requests = read_request_file(tmp_path / "all.parquet")
+    requests = read_request_file(tmp_path / "all.parquet")
+    with pytest.warns(SidtoolWarning) as one_process:
         answers = [answer.to_json() for answer in answer_each(source.load(), requests, options)]
     write_lines(tmp_path / "lines", answers)
     write_result_table(tmp_path / "lines", tmp_path / "one.parquet")
-    with warnings.catch_warnings(record=True) as over_folder:
-        warnings.simplefilter("always", SidtoolWarning)
+    with pytest.warns(SidtoolWarning) as over_folder:
         outcome = recommend_folder(
             source, tmp_path / "requests", tmp_path / "out", options, shard_rows=shard_rows
         )
-    assert [
-        str(warning.message) for warning in over_folder if warning.category is SidtoolWarning
-    ] == [str(warning.message) for warning in one_process if warning.category is SidtoolWarning]
+    said, expected_said = (
+        [str(warning.message) for warning in record if warning.category is SidtoolWarning]
+        for record in (over_folder, one_process)
+    )
+    assert said == expected_said
     expected = pq.read_table(tmp_path / "one.parquet").to_pylist()
     parts = sorted((tmp_path / "out").glob("part-*"))
     assert len(parts) == -(-21 // shard_rows)
@@ -132,8 +132,7 @@ def test_the_record_has_the_digest_of_a_memory(tmp_path: Path) -> None:
     source = ModelSource(model, memory=MemoryOptions(location))
     records = []
     for step in (1, 2):
-        user = UserSequence("u", ("b000", f"b{step:03d}"), (1, 2))
-        memory = build_memory(Split("leave-one-out", (user,), (), ()), catalog_bundle())
+        memory = build_memory(split_of([["b000", f"b{step:03d}"]]), catalog_bundle())
         memory.save(location, force=True)
         records.append(source.record())
         assert records[-1]["memory"]["digest"] == memory.digest
@@ -145,8 +144,7 @@ def test_every_worker_loads_the_versions_that_the_command_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shops = [str(tmp_path / name) for name in ("models", "memories", "bundles")]
-    user = UserSequence("u", ("b000", "b001"), (1, 2))
-    memory = build_memory(Split("leave-one-out", (user,), (), ()), catalog_bundle())
+    memory = build_memory(split_of([["b000", "b001"]]), catalog_bundle())
     memory.save(tmp_path / "memory.zarr")
     catalog_bundle().save(tmp_path / "bundle.zarr")
     sources = (save_model(tmp_path / "model", seed=0), "memory.zarr", "bundle.zarr")

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from sidtool.integrations.cluster.run import RunOptions
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from sidtool.integrations.cluster.training_examples import ClusterExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
-from tests.data.split.cases import windows_of
+from tests.data.split.cases import windows_of, write_rows
 from tests.data.tables.files import write_table
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.integrations.cluster.jobs import failing_at_the_third
@@ -392,19 +392,14 @@ def test_parts_without_a_weight_above_0(
 
 
 def test_windows(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
-    parts: dict[str, list[list[str]]] = {"train": [], "valid": [], "test": []}
+    parts: dict[str, list[tuple[str, Sequence[str], str]]] = {"train": [], "valid": [], "test": []}
     for user in range(6):
         walk = [f"i{3 * user + step}" for step in range(8)]
         for window, at in windows_of(f"u{user}", walk, 4):
             part = {6: "valid", 7: "test"}.get(at, "train")
-            parts[part].append([window.user, str(list(window.history)), window.item])
-    for part, rows in parts.items():
-        columns = zip(*rows, strict=True)
-        names = ("user_id", "history_item_id", "item_id")
-        table = dict(zip(names, map(list, columns), strict=True))
-        write_table(tmp_path / f"{part}.csv", table)
-    options = SplitOptions("given", tmp_path / "valid.csv", tmp_path / "test.csv")
-    windows = make_split(tmp_path / "train.csv", options)
+            parts[part].append((window.user, window.history, window.item))
+    train, valid, test = (write_rows(tmp_path / f"{part}.csv", parts[part]) for part in parts)
+    windows = make_split(train, SplitOptions("given", valid, test))
     tasks = {"sequence": 1.0, "next-item": 1.0, "title-history-to-sid": 2.0, "history-text": 1.0}
     tasks["list"] = 1.0
     check_same(inputs_of(tmp_path, bundle, catalog, windows, tasks=tasks), tmp_path, users=4)

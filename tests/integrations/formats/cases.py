@@ -6,7 +6,7 @@ import numpy as np
 
 from sidtool.model.vocabulary import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle import Bundle, ItemMap
-from sidtool.tokenizer.sid import SidSpace
+from tests.bundles import small_bundle
 
 
 def sorted_tokens(bundle: Bundle, start: int, unused: tuple[tuple[int, int], ...]) -> SidTokens:
@@ -20,13 +20,11 @@ def sorted_tokens(bundle: Bundle, start: int, unused: tuple[tuple[int, int], ...
 
 
 def numbered_bundle(
-    items: int, sizes: tuple[int, ...] = (64, 64, 64), *, duplicates: bool = False, seed: int = 0
+    items: int, sizes: tuple[int, ...] = (64, 64, 64), *, duplicates: bool = False
 ) -> Bundle:
     """A map without a codebook of items whose ids are large numbers, in any order."""
-    rng = np.random.default_rng(seed)
-    space = SidSpace(sizes)
-    keys = rng.choice(space.capacity, size=items, replace=duplicates)
-    codes = np.stack(np.unravel_index(keys, sizes), axis=1).astype(np.uint16)
-    ids = [str(10**12 + 7 * number) for number in rng.permutation(items).tolist()]
-    policy = "allow" if duplicates else "reassign"
-    return Bundle.of(ItemMap.of(space, ids, codes, None), None, policy, name="numbered")
+    bundle = small_bundle(items, sizes, codebook=False, duplicates=duplicates)
+    numbers = np.random.default_rng(0).permutation(items).tolist()
+    ids = [str(10**12 + 7 * number) for number in numbers]
+    item_map = ItemMap.of(bundle.space, ids, bundle.items.codes, None)
+    return Bundle.of(item_map, None, bundle.manifest.collisions.policy, name="numbered")
