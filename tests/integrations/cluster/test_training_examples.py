@@ -2,10 +2,12 @@
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +25,6 @@ from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.parts import ExampleParts, read_any_lineage, validation_users
-from sidtool.examples.sft_job import SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.sft_run import SftInputs, make_sft
 from sidtool.integrations.cluster import example_shards, run
@@ -43,9 +44,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarn
 
 __all__ = ["bundle", "catalog", "split"]
 WRITE_SHARD = example_shards._write_shard
+Inputs = Callable[..., SftInputs]
 
 
-def inputs_of(
+def write_inputs(
     folder: Path, bundle: Bundle, catalog: Items, split: Split, **options: Any
 ) -> SftInputs:
     """The inputs in files."""
@@ -67,19 +69,23 @@ def inputs_of(
     )
 
 
-def in_parts(
-    folder: Path,
-    bundle: Bundle,
-    catalog: Items,
-    parts: int = 4,
-    fields: SplitOptions | None = None,
-    **options: Any,
-) -> SftInputs:
-    """The inputs in files, with a split of rated events in parts."""
-    events = rated_events(folder / "events.csv")
-    split_in_parts(str(events), folder / "in-parts", fields, run=PartOptions(parts=parts))
-    inputs = inputs_of(folder, bundle, catalog, make_split(events), **options)
-    return replace(inputs, split=folder / "in-parts")
+@pytest.fixture
+def inputs_of(tmp_path: Path, bundle: Bundle, catalog: Items) -> Inputs:
+    """Writes the inputs of a split."""
+    return partial(write_inputs, tmp_path, bundle, catalog)
+
+
+@pytest.fixture
+def in_parts(tmp_path: Path, inputs_of: Inputs) -> Inputs:
+    """Writes the inputs of a split of rated events in parts."""
+
+    def write(parts: int = 4, fields: SplitOptions | None = None, **options: Any) -> SftInputs:
+        events = rated_events(tmp_path / "events.csv")
+        split_in_parts(str(events), tmp_path / "in-parts", fields, run=PartOptions(parts=parts))
+        inputs = inputs_of(make_split(events), **options)
+        return replace(inputs, split=tmp_path / "in-parts")
+
+    return write
 
 
 def make(
@@ -114,42 +120,37 @@ def check_same(inputs: SftInputs, folder: Path, users: int = 7) -> None:
     assert files[0] == files[1]
 
 
-def test_all_tasks(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split) -> None:
+def test_all_tasks(tmp_path: Path, inputs_of: Inputs, split: Split) -> None:
     weights = {task: 1.0 + number % 2 for number, task in enumerate(ALL_TASKS)}
-    check_same(inputs_of(tmp_path, bundle, catalog, split, tasks=weights), tmp_path)
+    check_same(inputs_of(split, tasks=weights), tmp_path)
 
 
 def test_workers_map_the_catalog_that_the_command_reads(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inputs_of: Inputs, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = {"query-to-sid": 1.0, "item-text": 1.0, "title-history-to-sid": 1.0}
-    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks=tasks)
+    inputs = inputs_of(split, tasks=tasks)
     columns = TaskCatalogOptions(query_text="like {title}", fields=tuple(catalog.fields))
     inputs = replace(inputs, catalog_options=columns)
     check_same(inputs, tmp_path)
-    read: list[object] = []
-
-    def counted(*arguments: Any) -> Any:
-        read.append(arguments)
-        return read_catalog(*arguments)
-
-    monkeypatch.setattr(sft_run, "read_catalog", counted)
+    read = Mock(side_effect=read_catalog)
+    monkeypatch.setattr(sft_run, "read_catalog", read)
     writer = ClusterExamples(inputs, RunOptions(), users=7)
     make(inputs, tmp_path / "parts" / "train.jsonl", writer, force=True)
-    assert len(read) == 1
+    read.assert_called_once()
     assert not list(tmp_path.glob("**/*.arrow"))
 
 
 def test_a_worker_reads_one_part_of_a_split_in_parts(
-    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, in_parts: Inputs, catalog: Items, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = {"sequence": 1.0, "title-history-to-sid": 2.0, "sid-to-title": 1.0}
     tasks["history-text"] = 1.0
-    inputs = in_parts(tmp_path, bundle, catalog, tasks=tasks)
+    inputs = in_parts(tasks=tasks)
     folder = tmp_path / "in-parts"
     manifest = stored_manifest(folder)
-    sizes = []
-    monkeypatch.setattr(example_shards, "_write_shard", noting(sizes))
+    write = Mock(side_effect=WRITE_SHARD)
+    monkeypatch.setattr(example_shards, "_write_shard", write)
     monkeypatch.setattr(sft_run, "open_split", None)  # reads all parts
     one = make(replace(inputs, split=read_split(folder)), tmp_path / "one.jsonl")
     parts = make(inputs, tmp_path / "parts.jsonl", ClusterExamples(inputs, RunOptions()))
@@ -157,23 +158,22 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     for name in ("{}.jsonl", "{}.valid.jsonl"):
         made = [(tmp_path / name.format(way)).read_bytes() for way in ("one", "parts")]
         assert made[0] == made[1]
+    sizes = [len(call.args[0].split.train) for call in write.call_args_list]
     assert len(sizes) == len(manifest.folders) + 1  # of the catalog's task
     assert max(sizes) < manifest.counts.users
 
 
 @pytest.mark.parametrize("tasks", [{"sequence": 1.0}, {"query-to-sid": 1.0, "next-item": 1.0}])
-def test_splits_in_parts(
-    tmp_path: Path, bundle: Bundle, catalog: Items, tasks: dict[str, float]
-) -> None:
+def test_splits_in_parts(tmp_path: Path, in_parts: Inputs, tasks: dict[str, float]) -> None:
     fields = SplitOptions(fields=FieldOptions((FieldName("rating"),), target=("rating>=2",)))
-    inputs = in_parts(tmp_path, bundle, catalog, fields=fields, tasks=tasks)
+    inputs = in_parts(fields=fields, tasks=tasks)
     check_same(replace(inputs, weights=WeightOptions("rating")), tmp_path)
 
 
 def test_a_run_continues_with_finished_parts(
-    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, in_parts: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = in_parts(tmp_path, bundle, catalog, parts=64, tasks={"sequence": 1.0})
+    inputs = in_parts(parts=64, tasks={"sequence": 1.0})
     out = tmp_path / "train.jsonl"
     calls: list[Any] = []
     failing = failing_at_the_third(WRITE_SHARD, calls)
@@ -199,10 +199,10 @@ def test_a_run_continues_with_finished_parts(
 
 
 def test_a_run_does_not_continue_with_other_inputs(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inputs_of: Inputs, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The order of the users is not in the digest of a split, and columns not in that of items."""
-    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0, "item-text": 1.0})
+    inputs = inputs_of(split, tasks={"sequence": 1.0, "item-text": 1.0})
     column, cells = next(iter(catalog.fields.items()))
     inputs = replace(inputs, catalog_options=TaskCatalogOptions(fields=(column,)))
     monkeypatch.setattr(example_shards, "_write_shard", failing_at_the_third(WRITE_SHARD, []))
@@ -231,15 +231,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"{tmp_path}/made/"
     if request.param == "s3":
         request.getfixturevalue("s3")
-        return f"s3://{BUCKET}/{uuid.uuid4().hex}/made"
-    return f"memory://{uuid.uuid4().hex}/made"
+    return f"{request.param}://{BUCKET}/{uuid.uuid4().hex}/made"
 
 
 def test_examples_in_parts_are_those_of_one_file(
-    tmp_path: Path, bundle: Bundle, catalog: Items, place: str
+    tmp_path: Path, in_parts: Inputs, place: str
 ) -> None:
     tasks = {"sequence": 1.0, "sid-to-title": 1.0, "next-item": 2.0, "title-to-sid": 1.0}
-    inputs = in_parts(tmp_path, bundle, catalog, tasks=tasks)
+    inputs = in_parts(tasks=tasks)
     manifest = stored_manifest(tmp_path / "in-parts")
     one = make(inputs, tmp_path / "train.jsonl")
     writer = ClusterExamples(inputs, RunOptions())
@@ -270,9 +269,9 @@ def test_examples_in_parts_are_those_of_one_file(
 
 
 def test_tasks_that_are_not_of_users_have_all_validation_users(
-    tmp_path: Path, bundle: Bundle, catalog: Items
+    tmp_path: Path, in_parts: Inputs
 ) -> None:
-    inputs = in_parts(tmp_path, bundle, catalog, tasks={"sid-to-title": 1.0, "title-to-sid": 1.0})
+    inputs = in_parts(tasks={"sid-to-title": 1.0, "title-to-sid": 1.0})
     check_same(inputs, tmp_path)
     one = json.loads((tmp_path / "one" / "train.jsonl.meta.json").read_text())
     made = make(inputs, f"{tmp_path}/made/", ClusterExamples(inputs, RunOptions()))
@@ -283,7 +282,7 @@ def test_tasks_that_are_not_of_users_have_all_validation_users(
 
 
 def test_workers_end_when_their_examples_cannot_be_joined(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inputs_of: Inputs, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = True
 
@@ -297,7 +296,7 @@ def test_workers_end_when_their_examples_cannot_be_joined(
             running = False
 
     monkeypatch.setattr(run, "run_job", losing_a_file)
-    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0})
+    inputs = inputs_of(split, tasks={"sequence": 1.0})
     with pytest.raises(DataError) as caught:
         make(inputs, tmp_path / "train.jsonl", ClusterExamples(inputs, RunOptions(), users=7))
     assert not running
@@ -305,11 +304,11 @@ def test_workers_end_when_their_examples_cannot_be_joined(
 
 
 def test_a_folder_of_parts_continues_and_names_a_lost_file(
-    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inputs_of: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = rated_events(tmp_path / "events.csv")
     tasks = {"sequence": 1.0, "sid-to-title": 1.0}
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    inputs = inputs_of(make_split(events), tasks=tasks)
     out = f"{tmp_path}/made/"
     for is_dry in (False, True):
         with pytest.raises(UsageError, match="the parts of a split in parts"):
@@ -339,16 +338,6 @@ def test_a_folder_of_parts_continues_and_names_a_lost_file(
     assert names == {"_lineage.json"}
 
 
-def noting(sizes: list[int]) -> Any:
-    """`_write_shard` that notes of how many users the job is."""
-
-    def noted(job: SftJob, *arguments: Any) -> Any:
-        sizes.append(len(job.split.train))
-        return WRITE_SHARD(job, *arguments)
-
-    return noted
-
-
 def rated_events(path: Path) -> Path:
     """Events of nine users, with ratings."""
     rows = [(f"u{n % 9}", f"i{(7 * n) % 50}", 1_700_000_000 + n, 1 + n % 5) for n in range(120)]
@@ -358,19 +347,19 @@ def rated_events(path: Path) -> Path:
     return write_table(path, table)
 
 
-def test_fields_and_weights(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+def test_fields_and_weights(tmp_path: Path, inputs_of: Inputs) -> None:
     events = rated_events(tmp_path / "events.csv")
     fields = FieldOptions((FieldName("rating"),), times=True, target=("rating>=2",))
     rated = make_split(events, SplitOptions(fields=fields))
     tasks = {"sequence": 1.0, **dict.fromkeys(RATING_TASKS, 2.0)}
     weights = WeightOptions("rating")
-    inputs = inputs_of(tmp_path, bundle, catalog, rated, tasks=tasks, weights=weights)
+    inputs = inputs_of(rated, tasks=tasks, weights=weights)
     check_same(inputs, tmp_path, users=2)
 
 
 @pytest.mark.parametrize(("protocol", "rating"), [("leave-one-out", "0"), ("temporal", "2")])
 def test_parts_without_a_weight_above_0(
-    tmp_path: Path, bundle: Bundle, catalog: Items, protocol: Any, rating: str
+    tmp_path: Path, inputs_of: Inputs, protocol: Any, rating: str
 ) -> None:
     """Only one user has weights, or training events before the cuts."""
     table: dict[str, list[str]] = {"user_id": [], "item_id": [], "timestamp": [], "rating": []}
@@ -386,12 +375,12 @@ def test_parts_without_a_weight_above_0(
     options = SplitOptions(protocol, fields=fields, **cuts)  # type: ignore[arg-type]
     split_in_parts(str(events), tmp_path / "in-parts", options, run=PartOptions(parts=64))
     tasks = {"sequence": 1.0, "next-item": 1.0}
-    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events, options), tasks=tasks)
+    inputs = inputs_of(make_split(events, options), tasks=tasks)
     inputs = replace(inputs, split=tmp_path / "in-parts", weights=WeightOptions("rating"))
     check_same(inputs, tmp_path)
 
 
-def test_windows(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+def test_windows(tmp_path: Path, inputs_of: Inputs) -> None:
     parts: dict[str, list[tuple[str, Sequence[str], str]]] = {"train": [], "valid": [], "test": []}
     for user in range(6):
         walk = [f"i{3 * user + step}" for step in range(8)]
@@ -402,22 +391,22 @@ def test_windows(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     windows = make_split(train, SplitOptions("given", valid, test))
     tasks = {"sequence": 1.0, "next-item": 1.0, "title-history-to-sid": 2.0, "history-text": 1.0}
     tasks["list"] = 1.0
-    check_same(inputs_of(tmp_path, bundle, catalog, windows, tasks=tasks), tmp_path, users=4)
+    check_same(inputs_of(windows, tasks=tasks), tmp_path, users=4)
 
 
 @pytest.mark.parametrize("options", [{"tasks": {"sequence": 1.5}}, {"max_tokens": 100}])
 def test_draws_over_all_users_are_refused(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, options: dict[str, Any]
+    inputs_of: Inputs, split: Split, options: dict[str, Any]
 ) -> None:
-    inputs = inputs_of(tmp_path, bundle, catalog, split, **options)
+    inputs = inputs_of(split, **options)
     with pytest.raises(UsageError, match="workers make whole copies"):
         ClusterExamples(inputs, RunOptions())
 
 
 def test_general_text_threads_and_leaks_are_refused(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inputs_of: Inputs, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = inputs_of(tmp_path, bundle, catalog, split)
+    inputs = inputs_of(split)
     writer = ClusterExamples(inputs, RunOptions(), 7)
     (tmp_path / "general.txt").write_text("One.\n\nTwo.\n\nThree.\n")
     out = tmp_path / "train.jsonl"
