@@ -3,7 +3,7 @@ tokenizer with tokens added, a resized model, and a map; and their own way to re
 `generate` with a trie of token ids."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,18 @@ class Foreign:
     tokenizer: Any
     sids: dict[str, tuple[str, ...]]
     """item -> the tokens of its SID"""
-    prompt: Callable[[Sequence[str]], str]
-    """items -> the text of the prompt that the system writes"""
+    template: str
+    """the text of the prompt that the system writes, with {history}"""
+    separator: str = ""
+    """between the items of a history"""
+    item: str = "{sid}"
+    """how an item stands in a history"""
+
+    def prompt(self, history: Sequence[str]) -> str:
+        """The text of the prompt for a history of items."""
+        sids = ("".join(self.sids[item]) for item in history)
+        shown = self.separator.join(self.item.replace("{sid}", sid) for sid in sids)
+        return self.template.replace("{history}", shown)
 
     @torch.no_grad()
     def recommend(
@@ -100,17 +110,14 @@ def openonerec(folder: Path, architecture: str = "qwen3") -> Foreign:
         str(100 + row): tuple(f"<s_{'abc'[level]}_{code}>" for level, code in enumerate(sid))
         for row, sid in enumerate(codes.tolist())
     }
-
-    def prompt(history: Sequence[str]) -> str:
-        shown = "".join(f"<|sid_begin|>{''.join(sids[item])}<|sid_end|>" for item in history)
-        system = "你是一个智能推荐助手，能够根据用户的浏览历史预测用户可能感兴趣的下一个内容。"
-        query = f"根据以下用户浏览记录，请预测用户接下来可能观看的内容：\n{shown}"
-        return (
-            f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{query}/no_think"
-            "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n<|sid_begin|>"
-        )
-
-    return Foreign(folder, folder.with_suffix(".parquet"), tokenizer, sids, prompt)
+    system = "你是一个智能推荐助手，能够根据用户的浏览历史预测用户可能感兴趣的下一个内容。"
+    template = (
+        f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
+        "根据以下用户浏览记录，请预测用户接下来可能观看的内容：\n{history}/no_think"
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n<|sid_begin|>"
+    )
+    item = "<|sid_begin|>{sid}<|sid_end|>"
+    return Foreign(folder, folder.with_suffix(".parquet"), tokenizer, sids, template, item=item)
 
 
 def minionerec(
@@ -124,22 +131,15 @@ def minionerec(
     tokenizer.add_tokens(sorted({token for sid in index.values() for token in sid} | {*others}))
     model = tiny_model(architecture, vocab_size=len(tokenizer) + padding)
     _save(folder, model, tokenizer)
-
-    def prompt(history: Sequence[str]) -> str:
-        shown = ", ".join("".join(index[item]) for item in history)
-        instruction = (
-            "Below is an instruction that describes a task, paired with an input that provides "
-            "further context. Write a response that appropriately completes the request. \n\n"
-            "### Instruction:\nCan you predict the next possible item that the user may expect?\n\n"
-        )
-        question = (
-            "Can you predict the next possible item the user may expect, given the following "
-            f"chronological interaction history: {shown}"
-        )
-        # the tokenizer of the fixture has a begin token, which it does not put there itself
-        return f"<bos>{instruction}### User Input: \n{question}\n\n### Response:\n"
-
-    return Foreign(folder, _index_path(folder), tokenizer, index, prompt)
+    # the tokenizer of the fixture has a begin token, which it does not put there itself
+    template = (
+        "<bos>Below is an instruction that describes a task, paired with an input that provides "
+        "further context. Write a response that appropriately completes the request. \n\n"
+        "### Instruction:\nCan you predict the next possible item that the user may expect?\n\n"
+        "### User Input: \nCan you predict the next possible item the user may expect, given the "
+        "following chronological interaction history: {history}\n\n### Response:\n"
+    )
+    return Foreign(folder, _index_path(folder), tokenizer, index, template, separator=", ")
 
 
 def lc_rec(folder: Path) -> Foreign:
@@ -149,17 +149,13 @@ def lc_rec(folder: Path) -> Foreign:
     tokenizer = sentencepiece_tokenizer("$A", before="<bos>")
     _split_at(tokenizer, index)
     _save(folder, tiny_model("llama", vocab_size=len(tokenizer), tied=False), tokenizer)
-
-    def prompt(history: Sequence[str]) -> str:
-        shown = ", ".join("".join(index[item]) for item in history)
-        return (
-            "Below is an instruction that describes a task. Write a response that appropriately "
-            "completes the request.\n\n### Instruction:\nThe user has interacted with items "
-            f"{shown} in chronological order. Can you predict the next possible item that the user "
-            "may expect?\n\n### Response:"
-        )
-
-    return Foreign(folder, _index_path(folder), tokenizer, index, prompt)
+    template = (
+        "Below is an instruction that describes a task. Write a response that appropriately "
+        "completes the request.\n\n### Instruction:\nThe user has interacted with items "
+        "{history} in chronological order. Can you predict the next possible item that the user "
+        "may expect?\n\n### Response:"
+    )
+    return Foreign(folder, _index_path(folder), tokenizer, index, template, separator=", ")
 
 
 def letter(folder: Path) -> Foreign:
@@ -168,11 +164,7 @@ def letter(folder: Path) -> Foreign:
     tokenizer = sentencepiece_tokenizer("$A <eos>")
     _split_at(tokenizer, index)
     _save(folder, tiny_encoder_decoder("t5", vocab_size=len(tokenizer)), tokenizer)
-
-    def prompt(history: Sequence[str]) -> str:
-        return "".join("".join(index[item]) for item in history)
-
-    return Foreign(folder, _index_path(folder), tokenizer, index, prompt)
+    return Foreign(folder, _index_path(folder), tokenizer, index, "{history}")
 
 
 def sentencepiece_tokenizer(form: str, before: str = "") -> Any:

@@ -74,19 +74,20 @@ def new_items(*ids: str) -> Items:
     return make_items(ids, ids, ids, fields={}, template="{title}")
 
 
-def rq_vae(folder: Path, rows: torch.Tensor) -> tuple[Path, Path, Any]:
-    """The map and the checkpoint of an RQ-VAE, and the model."""
+def rq_vae(folder: Path, rows: torch.Tensor) -> tuple[Path, CodebookFile, Any]:
+    """The map and the codebook of an RQ-VAE with its stored vectors, and the model."""
     model = trained(RQVAE(DIM, 5, bn=True), DIM)
     save_rqvae(model, folder / "best.pth")
-    return index(folder, model.codes(rows)), folder / "best.pth", model
+    by_row = not (folder / "vectors.ids.txt").exists()
+    source = CodebookFile(folder / "best.pth", folder / "vectors.npy", by_row=by_row)
+    return index(folder, model.codes(rows)), source, model
 
 
 @pytest.mark.filterwarnings(UNRECORDED)
 @pytest.mark.parametrize("named", [False, True])
 def test_the_map_is_given_back_and_new_items_are_encoded(tmp_path: Path, named: bool) -> None:
     rows = vectors(tmp_path, named=named)
-    path, checkpoint, model = rq_vae(tmp_path, rows)
-    source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=not named)
+    path, source, model = rq_vae(tmp_path, rows)
     bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
     assert verify(tmp_path / "shop.zarr") == []
     assert (bundle.manifest.format, bundle.space.sizes) == (1, (7, 5, 6))
@@ -186,9 +187,8 @@ def test_a_map_of_grid_alone(tmp_path: Path) -> None:
 
 
 def test_other_vectors_are_refused(tmp_path: Path) -> None:
-    path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path))
+    path, source, _ = rq_vae(tmp_path, vectors(tmp_path))
     rows = vectors(tmp_path, seed=99)
-    source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
     with pytest.raises(ThresholdError, match=r"gives back the SIDs of .* of 60 items") as caught:
         import_map(path, tmp_path / "shop.zarr", codebook=source)
     assert "--fail-under 0" in (caught.value.shell_hint or "")
@@ -201,11 +201,10 @@ def test_other_vectors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings(UNRECORDED)
 def test_a_share_below_one_is_measured_by_levels(tmp_path: Path) -> None:
     rows = vectors(tmp_path)
-    _, checkpoint, model = rq_vae(tmp_path, rows)
+    _, source, model = rq_vae(tmp_path, rows)
     codes = model.codes(rows)
     codes[:6, 2] = (codes[:6, 2] + 1) % 6  # as after a resolution of collisions
     codes[:2, 0] = (codes[:2, 0] + 1) % 7
-    source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
     bundle = import_map(index(tmp_path, codes), tmp_path / "shop.zarr", codebook=source)
     assert encoded(bundle).equal == (58, 58, 54)
     assert encoded(bundle).share == 0.9
@@ -214,19 +213,18 @@ def test_a_share_below_one_is_measured_by_levels(tmp_path: Path) -> None:
 
 
 def test_an_unknown_encoder_is_asked_for(tmp_path: Path) -> None:
-    path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path))
+    path, source, _ = rq_vae(tmp_path, vectors(tmp_path))
     with pytest.raises(UsageError, match=r"the encoder of .* is not known") as caught:
-        import_map(path, tmp_path / "shop.zarr", codebook=CodebookFile(checkpoint))
+        import_map(path, tmp_path / "shop.zarr", codebook=CodebookFile(source.path))
     assert "--encoder MODEL" in (caught.value.shell_hint or "")
-    source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
     with pytest.warns(SidtoolWarning, match=r"--encoder MODEL, with its --pooling and --prompt"):
         import_map(path, tmp_path / "shop.zarr", codebook=source)
 
 
 def test_an_encoder_that_is_not_at_hand_is_recorded_by_name(tmp_path: Path) -> None:
-    path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path))
+    path, source, _ = rq_vae(tmp_path, vectors(tmp_path))
     encoder = Encoder("hf://org/encoder-of-nobody", pooling="mean", prompt="item: ")
-    source = CodebookFile(checkpoint, encoder=encoder, text_template="{title} {description}")
+    source = CodebookFile(source.path, encoder=encoder, text_template="{title} {description}")
     with pytest.warns(SidtoolWarning, match=r"gives back the map is not measured: --embeddings"):
         bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
     recorded = bundle.manifest.recipe["encoder"]
@@ -248,10 +246,11 @@ def test_an_encoder_at_hand_is_recorded_with_its_probes(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
     folder = tiny_encoder(plain, tmp_path / "encoder")
-    path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path))
+    path, source, _ = rq_vae(tmp_path, vectors(tmp_path))
     encoder = Encoder(str(folder), pooling="mean")
+    narrow = CodebookFile(source.path, encoder=encoder)
     with pytest.raises(CompatibilityError, match=r"gives 16 dimensions, the codebook .* 9"):
-        import_map(path, tmp_path / "x.zarr", codebook=CodebookFile(checkpoint, encoder=encoder))
+        import_map(path, tmp_path / "x.zarr", codebook=narrow)
     model = trained(RQVAE(16, 5), 16)
     save_rqvae(model, tmp_path / "wide.pth")
     source = CodebookFile(tmp_path / "wide.pth", encoder=encoder)
@@ -272,8 +271,7 @@ def test_an_encoder_at_hand_is_recorded_with_its_probes(tmp_path: Path) -> None:
 
 def test_a_codebook_of_another_map_is_refused(tmp_path: Path) -> None:
     rows = vectors(tmp_path)
-    path, checkpoint, model = rq_vae(tmp_path, rows)
-    source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
+    path, source, model = rq_vae(tmp_path, rows)
     with pytest.raises(UsageError, match=r"--levels has 8x8x8, the codebook .* needs 7x5x6"):
         import_map(path, tmp_path / "x.zarr", sizes=(8, 8, 8), codebook=source)
     two = index(tmp_path, model.codes(rows)[:, :2])
@@ -287,12 +285,11 @@ def test_a_codebook_of_another_map_is_refused(tmp_path: Path) -> None:
 
 def test_vectors_without_ids_follow_the_catalog(tmp_path: Path) -> None:
     rows = vectors(tmp_path)
-    path, checkpoint, _ = rq_vae(tmp_path, rows)
+    path, source, _ = rq_vae(tmp_path, rows)
     order = np.random.default_rng(0).permutation(N)
     lines = ["sku,title", *(f"{item},title {item}" for item in order.tolist())]
     (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
     np.save(tmp_path / "vectors.npy", rows.numpy()[order])
-    source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
     items = CatalogFile(tmp_path / "items.csv", id_column="sku")
     with pytest.warns(SidtoolWarning, match=r"is not recorded"):
         bundle = import_map(path, tmp_path / "x.zarr", items=items, codebook=source)
@@ -305,9 +302,8 @@ def test_vectors_without_ids_follow_the_catalog(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings(UNRECORDED)
 def test_items_that_only_the_catalog_has_need_no_vectors(tmp_path: Path) -> None:
-    path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path, named=True))
+    path, source, _ = rq_vae(tmp_path, vectors(tmp_path, named=True))
     lines = ["item_id,title", *(f"{item},title {item}" for item in range(N + 5))]
     (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
-    source = CodebookFile(checkpoint, tmp_path / "vectors.npy")
     bundle = import_map(path, tmp_path / "x.zarr", items=tmp_path / "items.csv", codebook=source)
     assert encoded(bundle) == Encoded(N, (N, N, N))

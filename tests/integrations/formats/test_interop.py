@@ -24,8 +24,6 @@ from sidtool.tokenizer.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
 from tests.shared_data import DATA
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
-
 INDEX = {"0": ["<a_5>", "<b_0>"], "1": ["<a_2>", "<b_3>"], "10": ["<a_2>", "<b_1>"]}
 INFO = "<a_5><b_0>\tA lamp\t0\n<a_2><b_3>\tSoap, 3 pieces\t1\n<a_2><b_1>\t\t10\n"
 
@@ -54,7 +52,7 @@ def sids(bundle: Bundle) -> dict[str, tuple[int, ...]]:
     return {items.ids[row]: tuple(items.codes[row].tolist()) for row in bundle.active.tolist()}
 
 
-@needs_data
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
 def test_the_industrial_files_are_reproduced(tmp_path: Path) -> None:
     folder = DATA / "minionerec-industrial"
     bundle = read_minionerec(folder / "index.json", name="industrial", info=folder / "info.txt")
