@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -68,12 +69,8 @@ def test_a_push_that_was_killed_keeps_its_number(
     nightly: str, memories: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(memories[0], nightly)
-
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(publish.records, "publish_record", die)
+        patch.setattr(publish.records, "publish_record", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             push(memories[1], nightly)
     assert open_memory(nightly).digest == Memory.open(memories[0]).digest

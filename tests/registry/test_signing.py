@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
@@ -156,11 +157,8 @@ def test_a_push_that_fails_or_loses_leaves_no_signature_and_no_card(
     shop = tmp_path / "shop"
     policy(shop, key.with_suffix(".pub"))
 
-    def fail(*_: object) -> int:
-        raise DataError("the disk is full")
-
     def send_while_others_push(*arguments: Any) -> int:
-        monkeypatch.setattr(UPLOAD, fail)
+        monkeypatch.setattr(UPLOAD, Mock(side_effect=DataError("the disk is full")))
         with pytest.raises(DataError, match="the disk is full"):
             push(bundle_path, shop, sign=str(key), license="mit")
         assert not list(shop.rglob("*.sig")) + list(shop.rglob("README.md"))
@@ -327,18 +325,12 @@ def test_keyless_needs_a_network_and_an_identity(
     error = refused(2, "push", bundle_path, tmp_path / "other", "--sign", "keyless")
     assert "there is no identity to sign by" in error
     assert not list((tmp_path / "other").glob("versions/*.json"))
-
-    def not_permitted() -> None:
-        raise RuntimeError("insufficient permissions")
-
-    monkeypatch.setattr("sigstore.oidc.detect_credential", not_permitted)
+    not_permitted = RuntimeError("insufficient permissions")
+    monkeypatch.setattr("sigstore.oidc.detect_credential", Mock(side_effect=not_permitted))
     error = refused(2, "push", bundle_path, tmp_path / "other", "--sign", "keyless")
     assert "the identity cannot sign: insufficient permissions" in error
-
-    def unreachable() -> None:
-        raise OSError("Failed to refresh TUF metadata")
-
-    monkeypatch.setattr(ClientTrustConfig, "production", unreachable)
+    unreachable = OSError("Failed to refresh TUF metadata")
+    monkeypatch.setattr(ClientTrustConfig, "production", Mock(side_effect=unreachable))
     error = refused(1, "push", bundle_path, tmp_path / "third", "--sign", "keyless")
     assert "cannot sign keyless: Failed to refresh TUF metadata" in error
     assert not (tmp_path / "third").exists()

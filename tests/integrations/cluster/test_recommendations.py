@@ -2,6 +2,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -156,15 +157,12 @@ def test_every_worker_loads_the_versions_that_the_command_began_with(
         return ModelSource(model, MemoryOptions(memory), bundle=bundle)
 
     assert ClusterRanker(source_at("prod"), engine="local").source == source_at("1.0")
-    loaded_sources = []
-
-    def run(work: Any, *_: Any, **__: Any) -> RunReport:
-        loaded_sources.append(work.args[0])
-        return RunReport(0, {}, ())
-
+    run = Mock(return_value=RunReport(0, {}, ()))
     monkeypatch.setattr("sidtool.integrations.cluster.recommendations.run_over_folder", run)
     recommend_folder(source_at("prod"), tmp_path, tmp_path / "out")
-    assert loaded_sources == [source_at("1.0")]
+    run.assert_called_once()
+    work: Any = run.call_args.args[0]
+    assert work.args[0] == source_at("1.0")
 
 
 @dataclass(frozen=True)

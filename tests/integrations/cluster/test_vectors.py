@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import numpy as np
@@ -94,7 +95,8 @@ def test_a_run_is_resumed_with_the_same_inputs_alone(
     }[command]
     words = (*words, "-o", tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr("sidtool.integrations.cluster.run.run_job", _interrupt)
+        killed = Mock(side_effect=KeyboardInterrupt)
+        patch.setattr("sidtool.integrations.cluster.run.run_job", killed)
         assert run(*words).code == 130
     if changed.endswith(".parquet"):
         table = pq.read_table(folder / changed)
@@ -108,10 +110,6 @@ def test_a_run_is_resumed_with_the_same_inputs_alone(
     lineage = json.loads((tmp_path / "out" / "_lineage.json").read_text())
     weights = file_digest(encoder / "model.safetensors")
     assert lineage["encoder"]["weights"] == {"model.safetensors": weights}
-
-
-def _interrupt(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _change_weights(path: Path, by: float) -> None:
