@@ -120,47 +120,31 @@ def heavy_inputs(folder: Path) -> None:
 def light_commands(folder: Path) -> dict[str, Writing]:
     """The commands that load no model, by name."""
     bundle, other = folder / "shop.zarr", folder / "other.zarr"
-    items, split = folder / "items.jsonl", folder / "split"
+    items, split, events = folder / "items.jsonl", folder / "split", folder / "events.csv"
     build = ("build-codebook", items, "--levels", "4x4x8", "--embeddings", folder / "vectors.npy")
+    seeded = (*build, "--seed", 1)
+    codebook = ("--codebook", folder / "codebooks.npz", "--embeddings", folder / "vectors.npy")
+    from_map = ("import", folder / "map.parquet")
+    rated = ("split", folder / "rated.csv")
+    prepare = ("prepare", events, "--items", items)
     sft = ("make-sft", bundle, items, split)
+    add = ("add-items", bundle, "--remove", folder / "retired.txt")
+    memory = ("build-memory", split, bundle)
     cases = {
-        "build-codebook": Writing(build, (*build, "--seed", 1), resumes=True),
-        "build-codebook to zip": Writing(
-            build, (*build, "--seed", 1), out="out.zarr.zip", resumes=True
-        ),
-        "import": Writing(("import", folder / "map.parquet"), build),
-        "import with codebook": Writing(
-            (
-                *("import", folder / "map.parquet", "--codebook", folder / "codebooks.npz"),
-                *("--embeddings", folder / "vectors.npy", "--fail-under", 0),
-            ),
-            build,
-        ),
-        "split": Writing(
-            ("split", folder / "events.csv"),
-            ("split", folder / "events.csv", "--protocol", "temporal"),
-        ),
+        "build-codebook": Writing(build, seeded, resumes=True),
+        "build-codebook to zip": Writing(build, seeded, out="out.zarr.zip", resumes=True),
+        "import": Writing(from_map, build),
+        "import with codebook": Writing((*from_map, *codebook, "--fail-under", 0), build),
+        "split": Writing(("split", events), ("split", events, "--protocol", "temporal")),
         "split with feedback": Writing(
-            ("split", folder / "rated.csv", "--times", "--feedback", "rating"),
-            ("split", folder / "rated.csv", "--target", "rating>=2"),
+            (*rated, "--times", "--feedback", "rating"), (*rated, "--target", "rating>=2")
         ),
-        "check": Writing(
-            ("check", items, folder / "events.csv"),
-            ("check", folder / "more.jsonl", folder / "events.csv"),
-        ),
-        "prepare": Writing(
-            ("prepare", folder / "events.csv", "--items", items),
-            ("prepare", folder / "events.csv", "--items", items, "--min-history", 6),
-        ),
+        "check": Writing(("check", items, events), ("check", folder / "more.jsonl", events)),
+        "prepare": Writing(prepare, (*prepare, "--min-history", 6)),
         "make-sft": Writing(sft, (*sft, "--seed", 1), out="train.jsonl"),
-        "add-items": Writing(
-            ("add-items", bundle, "--remove", folder / "retired.txt"), build, out="out.zarr"
-        ),
+        "add-items": Writing(add, build, out="out.zarr"),
         "align": Writing(("align", other, "--to", bundle), build),
-        "build-memory": Writing(
-            ("build-memory", split, bundle, "--tune"),
-            ("build-memory", split, bundle, "--neighbors", 2),
-        ),
+        "build-memory": Writing((*memory, "--tune"), (*memory, "--neighbors", 2)),
         "report": Writing(("report", bundle), ("report", other), out="page.html"),
         "pull": Writing(("pull", f"{folder / 'registry' / 'shop'}@1.0"), build, resumes=True),
         "push": Writing(("push", folder / "shop2.zarr", "OUT"), out="shop"),
@@ -183,10 +167,11 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
     refresh = ("refresh", folder / "tuned", folder / "shop2.zarr")
     tune = ("tune-memory", folder / "mixed", folder / "split", folder / "memory.zarr")
     engine = ("export", folder / "numbered.zarr", "--model", folder / "numbered", "--to")
+    rl = ("rl", folder / "mixed", folder / "train.jsonl", *RL_STEPS)
+    embed = ("embed", folder / "items.parquet", "--encoder", folder / "encoder")
+    encode = ("encode", folder / "texts.zarr", "--items", folder / "items.parquet")
     return {
-        "export xllm": Writing(
-            (*engine, "xllm"), ("export", bundle, "--to", "flashrec"), out="out"
-        ),
+        "export xllm": Writing((*engine, "xllm"), ("export", bundle, "--to", "flashrec")),
         "init-model": Writing(init, (*init, "--seed", 1)),
         "extend-model": Writing(extend, (*extend, "--seed", 1)),
         "adopt": Writing(("adopt", folder / "foreign", bundle, "--preset", "lc-rec"), init),
@@ -197,17 +182,9 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
         "tune-memory": Writing((*tune, "--num-beams", 10), init),
         "train": Writing(train, (*train, "--set", "learning_rate=0.01"), resumes=True),
         "train lora": Writing((*train, "--stage", "lora"), init, resumes=True),
-        "rl": Writing(
-            ("rl", folder / "mixed", folder / "train.jsonl", *RL_STEPS), init, resumes=True
-        ),
-        "embed": Writing(
-            ("embed", folder / "items.parquet", "--encoder", folder / "encoder"), init, resumes=True
-        ),
-        "encode": Writing(
-            ("encode", folder / "texts.zarr", "--items", folder / "items.parquet"),
-            init,
-            resumes=True,
-        ),
+        "rl": Writing(rl, init, resumes=True),
+        "embed": Writing(embed, init, resumes=True),
+        "encode": Writing(encode, init, resumes=True),
         "recommend": Writing(recommend, (*recommend, "-k", 3), out="out.jsonl", resumes=True),
     }
 

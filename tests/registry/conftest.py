@@ -20,8 +20,8 @@ in_every_store = pytest.mark.parametrize(
 )
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL/NAME of an empty registry."""
-    name = f"{uuid.uuid4().hex}/shop"
+    if request.param == "folder":
+        return str(tmp_path / "registries" / "shop")
     if request.param == "s3":
         request.getfixturevalue("s3")
-        return f"s3://{BUCKET}/{name}"
-    return f"memory://{name}" if request.param == "memory" else str(tmp_path / name)
+    return f"{request.param}://{BUCKET}/{uuid.uuid4().hex}/shop"

@@ -1,7 +1,7 @@
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import fsspec
 import pyarrow.parquet as pq
@@ -20,17 +20,11 @@ from tests.s3 import BUCKET
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest) -> Iterator[str]:
+def store(request: pytest.FixtureRequest) -> str:
     """The URL of an empty folder of a store."""
     if request.param == "s3":
         request.getfixturevalue("s3")
-        yield f"s3://{BUCKET}/{uuid.uuid4().hex}"
-        return
-    url = f"memory://{uuid.uuid4().hex}"
-    yield url
-    filesystem, root = fsspec.core.url_to_fs(url)
-    if filesystem.exists(root):
-        filesystem.rm(root, recursive=True)
+    return f"{request.param}://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
@@ -149,9 +143,7 @@ def test_a_foreign_file_beside_moved_parts_is_not_removed(store: str, numbers: P
 def test_what_a_store_or_a_disk_refuses_is_one_line(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise FileNotFoundError("no room is left")
-
+    refuse = Mock(side_effect=FileNotFoundError("no room is left"))
     folder = PartFolder(f"{store}/data")
     monkeypatch.setattr(type(fsspec.core.url_to_fs(store)[0]), "pipe_file", refuse)
     with pytest.raises(DataError, match=r"/data cannot be written: no room is left"):
