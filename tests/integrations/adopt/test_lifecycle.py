@@ -151,7 +151,6 @@ def test_the_files_of_minionerec_evaluate_through_an_adopted_model(tmp_path: Pat
     options = EvaluationOptions(limit=12, ks=(10,), num_beams=20, samples=0)
     evaluation = evaluate(tmp_path / "adopted", tmp_path / "split", options)
     assert evaluation.n == 12
-    assert 0 <= evaluation.metrics["hr@10"] <= 1
     # the SIDs of the windows are those of the bundle
     copy = Bundle.open(tmp_path / "adopted" / "sid.zarr")
     with parts["test"].open(encoding="utf-8", newline="") as stream:

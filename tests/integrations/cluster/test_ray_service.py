@@ -11,11 +11,12 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -81,14 +82,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     ray = pytest.importorskip("ray")
     serve = FakeServe()
     cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 4, "GPU": 2})
-
-    @contextmanager
-    def connected(workers: int) -> Iterator[Any]:
-        yield cluster
-
     monkeypatch.setitem(sys.modules, "ray.serve", serve)
     monkeypatch.setattr(ray, "serve", serve, raising=False)
-    monkeypatch.setattr(ray_service, "ray_cluster", connected)
+    monkeypatch.setattr(ray_service, "ray_cluster", lambda workers: nullcontext(cluster))
     monkeypatch.setattr(ray_service, "SIGNAL_SECONDS", 0.01)
     monkeypatch.setattr(ray_service, "POLL_SECONDS", 0.02)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -126,9 +122,7 @@ def test_sigterm_ends_the_deployment(fake: FakeServe, model: Path, moment: str) 
 
 
 def test_ctrl_c_ends_the_deployment(fake: FakeServe, model: Path) -> None:
-    def interrupt(_: str) -> None:
-        raise KeyboardInterrupt
-
+    interrupt = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         serve_on_ray(ServeOptions(str(model)), Listening(port=0), started=interrupt)
     assert fake.calls == ["delete sidtool", "shutdown"]
@@ -155,10 +149,7 @@ DEPLOYMENT = RuntimeError(
 def test_replicas_and_proxies_that_cannot_start_are_one_line(
     fake: FakeServe, model: Path, moment: str, failure: Exception, message: str
 ) -> None:
-    def fail() -> None:
-        raise failure
-
-    setattr(fake, moment, fail)
+    setattr(fake, moment, Mock(side_effect=failure))
     with pytest.raises(SidtoolError, match=message):
         serve_on_ray(ServeOptions(str(model)), Listening(port=0))
     assert fake.calls == ["delete sidtool", "shutdown"]
