@@ -13,7 +13,7 @@ import numpy as np
 
 from sidtool.base.storage.zips import write_zip
 from sidtool.tokenizer.bundle import Bundle
-from tests.test_format import canonical, id_hash, identity_of, sha256, strings_of
+from tests.test_format import canonical, hash_of, identity_of, sha256, strings_of
 
 ROOT = "zarr.json"
 GROUP = {"attributes": {}, "node_type": "group", "zarr_format": 3}
@@ -46,7 +46,7 @@ class Draft:
     def reindex(self) -> None:
         """Make the index of the ids and codes."""
         ids = strings_of(self.arrays, "id")
-        hashed = sorted((id_hash(text), row) for row, text in enumerate(ids))
+        hashed = sorted((hash_of(text.encode()), row) for row, text in enumerate(ids))
         self.arrays["index/id_hash"] = np.array([value for value, _ in hashed], dtype=np.uint64)
         self.arrays["index/id_row"] = np.array([row for _, row in hashed], dtype=np.uint32)
         self.arrays["index/id_hash_first"] = self.arrays["index/id_hash"][::4096]
