@@ -46,7 +46,7 @@ def test_one_value_is_enough(value: float, dtype: torch.dtype, position: int) ->
     assert non_finite([("weight", weight), *others]) == ["weight"]
 
 
-@pytest.mark.parametrize(("value", "last"), zip(VALUES, [False, True, False], strict=True))
+@pytest.mark.parametrize(("value", "last"), [*zip(VALUES, [False, True, False], strict=True)])
 def test_every_way_to_read_a_model_refuses_it(
     value: float, last: bool, base: Path, made: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -292,7 +292,7 @@ def test_metrics_count_the_calls_of_all_replicas(service: Running) -> None:
 
 @pytest.mark.slow
 def test_sigterm_answers_what_was_received_and_ends_the_cluster(service: Running) -> None:
-    assert len(call_across_sigterm(service, "x-nothing: x")["items"]) == 3
+    assert len(call_across_sigterm(service, BODY)["items"]) == 3
     assert service.process.wait(DEADLOCK) == 0
     assert replicas() == []
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -192,22 +193,33 @@ def test_a_service_that_ends_closes_its_port_and_answers_its_calls(
     model: Path, expected: list[str], tmp_path: Path, workers: int
 ) -> None:
     limits = ("--workers", workers, "--timeout", DEADLOCK)
-    body = json.dumps(BODY).encode()
     with running(tmp_path / "log", model, *limits) as service:
         service.wait_until_ready()
-        url = urlsplit(service.url)
-        with socket.create_connection((url.hostname, url.port), timeout=DEADLOCK) as connection:
-            connection.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n")
-            connection.sendall(b"content-length: %d\r\nexpect: 100-continue\r\n\r\n" % len(body))
-            assert connection.recv(1 << 12).startswith(b"HTTP/1.1 100 ")
-            service.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: not is_open(url.port))
-            time.sleep(0.5)  # in which a service that waits for no call would end
-            connection.sendall(body)
-            answer = b"".join(iter(lambda: connection.recv(1 << 12), b""))
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["items"] == expected
+        answer = call_across_sigterm(
+            service, BODY, lambda port: wait_until(lambda: not is_open(port))
+        )
+        assert answer["items"] == expected
         assert service.process.wait(DEADLOCK) == 0
+
+
+def call_across_sigterm(
+    service: Running, body: Any, ends: Callable[[int | None], object] = lambda port: None
+) -> Any:
+    """The answer to a call whose body is sent after the service got SIGTERM and `ends`, of its
+    port, has returned; the service asked for the body before."""
+    data = json.dumps(body).encode()
+    url = urlsplit(service.url)
+    with socket.create_connection((url.hostname, url.port), timeout=DEADLOCK) as connection:
+        connection.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n")
+        connection.sendall(b"content-length: %d\r\nexpect: 100-continue\r\n\r\n" % len(data))
+        assert connection.recv(1 << 12).startswith(b"HTTP/1.1 100 ")
+        service.process.send_signal(signal.SIGTERM)
+        ends(url.port)
+        time.sleep(0.5)  # in which a service that waits for no call would end
+        connection.sendall(data)
+        answer = b"".join(iter(lambda: connection.recv(1 << 12), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
 
 
 def is_open(port: int | None) -> bool:
