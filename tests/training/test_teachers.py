@@ -74,9 +74,10 @@ def test_distillation_brings_a_model_closer_to_its_teacher(
 
 
 def test_incompatible_teachers_are_refused(
-    tmp_path: Path, teacher: Path, models: Make, short_train: Train
+    tmp_path: Path, teacher: Path, models: Make, examples: Make, short_train: Train
 ) -> None:
     base = models("gpt2")
+    run = (base, examples(sequence=1.0), tmp_path / "pupil", TrainOptions(), {})
 
     def extended(name: str, tokenizer: Any, bundle: Any, padding: int = 0) -> Path:
         tokenizer.save_pretrained(tmp_path / name)
@@ -87,6 +88,9 @@ def test_incompatible_teachers_are_refused(
     def refused(folder: Path, message: str, error: type[Exception] = CompatibilityError) -> None:
         with pytest.raises(error, match=message):
             short_train("pupil", teachers=(teacher, folder))
+        # a plan, as --dry-run prints it, is refused too
+        with pytest.raises(error, match=message):
+            plan_training(*run, teachers=(teacher, folder))
         assert not list(tmp_path.glob("pupil*"))
 
     contract = read_contract(base)
