@@ -77,6 +77,10 @@ def test_neighbor_preservation_equals_its_definition(is_priced):
     assert (neighbors.k, neighbors.queries, neighbors.pool) == (20, len(distinct), len(distinct))
     expected = slow_preservation(vectors[distinct], codes[distinct], codebook, 3, 20)
     assert (neighbors.jaccard[-1], len(neighbors.jaccard)) == (pytest.approx(expected), 3)
+    for depth in (1, 2):  # as if the codes ended there
+        prefixes = codes[distinct, :depth]
+        shorter = measure.neighbor_preservation(vectors[distinct], prefixes, stored)
+        assert shorter.jaccard == neighbors.jaccard[:depth]
 
 
 def test_large_inputs_are_sampled(monkeypatch):
