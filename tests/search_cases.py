@@ -70,10 +70,15 @@ def make(
 
 
 def make_with_model(
-    sizes: tuple[int, ...], items: int, architecture: str = "llama", seed: int = 0, **catalog: Any
+    sizes: tuple[int, ...],
+    items: int,
+    architecture: str = "llama",
+    seed: int = 0,
+    *,
+    repeats: bool = False,
 ) -> tuple[Trie, SidTokens, Any]:
     """A random catalog as of `make`, and a model of its tokens, which no caller changes."""
-    trie, tokens = make(sizes, items, seed, **catalog)
+    trie, tokens = make(sizes, items, seed, repeats=repeats)
     return trie, tokens, model_of(architecture, tokens)
 
 

@@ -478,10 +478,8 @@ def test_tasks_that_show_text_need_a_catalog(
 ) -> None:
     # the columns are those that its examples showed
     shown = replace(read_contract(trained).params.sft, columns=("brand",))
-    model, items = (
-        recording(trained, sft=shown, task_weights={"item-text": 1.0}),
-        tmp_path / "i.csv",
-    )
+    model = recording(trained, sft=shown, task_weights={"item-text": 1.0})
+    items = tmp_path / "items.csv"
     with pytest.raises(UsageError, match="item-text shows text") as error:
         plan(model, bundle)
     assert error.value.shell_hint == "--items CATALOG"

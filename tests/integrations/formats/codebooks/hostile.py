@@ -88,10 +88,8 @@ def claiming_rows(path: Path, count: int) -> None:
 def claiming_storage(path: Path) -> None:
     """A file whose tensor claims 10^9 rows, in its storage too."""
     checkpoint(path, rq__vq_layers__0__embedding__weight=torch.randn(1_000, 4))
-    rows, numbers = (
-        b"J" + (10**9).to_bytes(4, "little"),
-        b"\x8a\x05" + (4 * 10**9).to_bytes(5, "little"),
-    )
+    rows = b"J" + (10**9).to_bytes(4, "little")
+    numbers = b"\x8a\x05" + (4 * 10**9).to_bytes(5, "little")
     replace_in_pickle(path, {THOUSAND: rows, b"M\xa0\x0f": numbers})
 
 
