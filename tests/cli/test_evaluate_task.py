@@ -117,13 +117,19 @@ def test_every_task_is_measured(road: Road, spoken: Path, task: str) -> None:
         assert word in ran.err
 
 
-def test_training_examples_and_items_give_the_same_questions(road: Road, spoken: Path) -> None:
+def test_training_examples_and_items_give_the_same_questions(
+    road: Road, spoken: Path, tmp_path: Path
+) -> None:
     examples = road.folder / "spoken-train.jsonl"
     ask = ("evaluate-task", spoken, "title-to-sid")
     sources = ((examples,), ("--items", road.items), ())
     answers = [done(*ask, *source, "--num-beams", 5, "--json").json for source in sources]
     assert answers[0] == answers[1] == answers[2]
     assert answers[0]["n"] == N_ITEMS
+    foreign = tmp_path / "train.jsonl"
+    made = ("make-sft", road.other, road.items, road.split, "--task", "title-to-sid=1")
+    done(*made, "-o", foreign)
+    assert "was made with a bundle whose" in refused(3, *ask, foreign)
 
 
 def test_users_whose_item_the_bundle_lacks_are_left_out(road: Road, tmp_path: Path) -> None:
