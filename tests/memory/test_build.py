@@ -126,6 +126,12 @@ def test_of_equal_neighbors_the_first_items_stay() -> None:
     assert sorted(similar.indices.tolist()) == expected.tolist()
 
 
+def test_settings_are_given_in_one_way() -> None:
+    split = split_of(random_histories(0, 20, ITEMS))
+    with pytest.raises(UsageError, match="the keyword recency are both given"):
+        build_memory(split, BUNDLE, KnnSettings(), recency=0.5)
+
+
 NAN, INFINITY = float("nan"), float("inf")
 OUT_OF_RANGE = {
     "distance": (0.0, 1.5, NAN),
