@@ -145,7 +145,8 @@ def test_what_a_store_or_a_disk_refuses_is_one_line(
 ) -> None:
     refuse = Mock(side_effect=FileNotFoundError("no room is left"))
     folder = PartFolder(f"{store}/data")
-    monkeypatch.setattr(type(fsspec.core.url_to_fs(store)[0]), "pipe_file", refuse)
+    filesystem, _ = fsspec.core.url_to_fs(store)  # the same object each time
+    monkeypatch.setattr(filesystem, "pipe_file", refuse)
     with pytest.raises(DataError, match=r"/data cannot be written: no room is left"):
         folder.put("part-0", b"rows")
     monkeypatch.setattr("sidtool.integrations.cluster.output.gettempdir", refuse)
