@@ -1,7 +1,7 @@
 """Commands for memories: build-memory, tune-memory."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,10 +91,8 @@ class Building:
         self, events: splits.Split | splits.SplitManifest, out: Path
     ) -> Iterator[memories.SplitPairs]:
         """What counts pairs in this process, within the memory limit in files beside the output."""
-        with ExitStack() as works:
-            files = None
-            if self.memory_limit is not None:
-                files = works.enter_context(memories.Shards.beside(out, self.memory_limit))
+        limit = self.memory_limit
+        with nullcontext() if limit is None else memories.Shards.beside(out, limit) as files:
             yield memories.SplitPairs(events, files, self.threads)
 
 

@@ -111,7 +111,7 @@ def push(
     if json:
         say_json(asdict(pushed))
     else:
-        say(f"{version}: {_done(pushed, is_signed=sign is not None)}, {pushed.digest}")
+        say(f"{version}: {_push_outcome(pushed, is_signed=sign is not None)}, {pushed.digest}")
     if on_hub:
         return next_step("sidtool verify {version}", version=version)
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
@@ -189,7 +189,7 @@ def policy(
     return None
 
 
-def _done(pushed: "registries.Pushed", *, is_signed: bool) -> str:
+def _push_outcome(pushed: "registries.Pushed", *, is_signed: bool) -> str:
     """What a push did."""
     if pushed.new:
         return f"pushed {pushed.sent} objects"

@@ -83,8 +83,8 @@ def plan_training(
         from sidtool.training.loss.loss import check_teachers
 
         check_teachers(teacher_models, contract, bundle)
-    for name, of_model in {**contracts, f"model {model_dir}": contract}.items():
-        check_model_split(of_model, bundle, location, lineage.split, model=name)
+    for name, model_contract in {**contracts, f"model {model_dir}": contract}.items():
+        check_model_split(model_contract, bundle, location, lineage.split, model=name)
     check_fields(contract.kind, sft_fields)
     run = TrainingRun(
         model_dir=model_dir,
