@@ -111,8 +111,8 @@ def add_items(
     `sidtool.published_versions` lists them.
 
     Raises DataError for a repeated id, an id in `remove` that the bundle does not contain and for
-    vectors that do not fit, UsageError for an id both added and removed and for columns without
-    a file, RefusedError without a codebook or without free SIDs.
+    vectors that do not fit, UsageError for an id both added and removed, for columns without a file
+    and for a text template, RefusedError without a codebook or without free SIDs.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")

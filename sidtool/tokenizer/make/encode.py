@@ -173,7 +173,9 @@ def read_new_items(
     bundle: Bundle, path: str | Path | None, catalog: CatalogNames | None = None
 ) -> Items:
     """Read a catalog with the columns and the text template that a bundle records; no items without
-    a path."""
+    a path. Raises UsageError for another template."""
+    if isinstance(catalog, TextNames) and catalog.text_template is not None:
+        raise UsageError("text_template is not for a bundle, which records it: leave it out")
     if path is None:
         return NO_ITEMS
     template = bundle.manifest.made_by.text_template
@@ -214,8 +216,8 @@ def item_vectors(
     """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, either from
     the files `embeddings` or by the texts of the catalog `items`, which is read with the columns
     `catalog`, also given as keywords, or those that the bundle records. Raises as `open_sources`,
-    `joined` and `embed_texts`, UsageError unless there is one of the two, and DataError if the
-    catalog lacks an item.
+    `joined` and `embed_texts`, UsageError unless there is one of the two and for a text template,
+    and DataError if the catalog lacks an item.
 
     Examples:
         >>> sidtool.item_vectors("shop.zarr", embeddings=["vectors.npy"]).shape

@@ -113,6 +113,8 @@ def test_the_columns_of_a_catalog_are_keywords(tmp_path: Path) -> None:
     assert add_items(bundle, later, vectors[N:], id_column="Code").title("new") == "film"
     with pytest.raises(UsageError, match="there is no option text_template"):
         add_items(bundle, later, vectors[N:], text_template="{Code}")
+    with pytest.raises(UsageError, match="text_template is not for a bundle"):
+        add_items(bundle, later, vectors[N:], catalog=TextNames(text_template="{Code}"))
     with pytest.raises(UsageError, match="there is no option removes"):
         add_items(bundle, removes=[IDS[0]])
     read = read_items(items, **names)
