@@ -140,6 +140,7 @@ class InitScale:
             "stage": stage,
             "max_steps": n_steps,
             "learning_rate": LEARNING_RATES[stage],
+            "softmax_over": "sid",
             "per_device_train_batch_size": self.args.batch_size,
             "logging_steps": max(1, n_steps // 10),
             "eval_users": self.args.eval_users,

@@ -28,6 +28,6 @@ unless "$out/shop.zarr" sidtool build-codebook "$items" --embeddings "$out/vecto
 unless "$out/model+sid" sidtool extend-model "$model" "$out/shop.zarr" -o "$out/model+sid"
 unless "$out/examples" sidtool make-sft "$out/shop.zarr" "$items" "$out/split" --model "$out/model+sid" -o "$out/examples/" --resume "${ray[@]}"
 unless "$out/memory.zarr" sidtool build-memory "$out/split" "$out/shop.zarr" -o "$out/memory.zarr" --resume "${ray[@]}"
-unless "$out/tuned" sidtool train "$out/model+sid" "$out/examples" --set softmax_over=trie -o "$out/tuned"
+unless "$out/tuned" sidtool train "$out/model+sid" "$out/examples" -o "$out/tuned"
 sidtool evaluate "$out/tuned" "$out/split" --memory-limit 4GiB "${ray[@]}"
 unless "$out/recommended" sidtool recommend "$out/tuned" --file "$requests" -o "$out/recommended" --resume "${ray[@]}"

@@ -167,7 +167,7 @@ class TrainingRun(Run):
         tasks = map(find_task, self.lineage.tasks)
         sid_only = all(task is not None and task.writes_sids for task in tasks)
         if softmax_over == "auto":
-            return "sid" if sid_only else "vocabulary"
+            return "trie" if sid_only else "vocabulary"
         if softmax_over != "vocabulary" and not sid_only:
             raise UsageError(
                 f"softmax_over={softmax_over} requires that all training examples answer with SIDs",

@@ -48,7 +48,7 @@ class TrainOptions(StageOptions):
     softmax_over: Literal["auto", SoftmaxOver] = option("auto")
     """Tokens in the softmax of the loss: the `vocabulary`, all codes (`sid`), the codes of the
     target's level (`level`), or the codes that continue the target's prefix to an item (`trie`).
-    `auto` is `sid` if all examples answer with SIDs, else `vocabulary`."""
+    `auto` is `trie` if all examples answer with SIDs, else `vocabulary`."""
     batching: Literal["auto", "packed", "padded"] = option("auto")
     """Several examples per sequence without padding (`packed`, needs sdpa attention) or one
     (`padded`). `auto` packs if the model keeps packed examples separate."""

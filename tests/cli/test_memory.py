@@ -102,34 +102,24 @@ def test_the_content_of_texts(road: Road, encoder: Path, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def trie_model(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose scores are a distribution over items."""
-    out = tmp_path_factory.mktemp("trie") / "model"
-    done("train", road.model, road.examples, "-o", out, *TRAINING, "--set", "softmax_over=trie")
-    return out
-
-
-@pytest.fixture(scope="module")
-def bound(
-    road: Road, memory: Path, trie_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def bound(road: Road, memory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bound") / "model"
-    ran = done("tune-memory", trie_model, road.split, memory, "-o", out, "--num-beams", 40)
+    ran = done("tune-memory", road.tuned, road.split, memory, "-o", out, "--num-beams", 40)
     assert re.search(r"^ndcg@10 mixture +0\.\d{4}$", ran.out, re.MULTILINE), ran.out
     assert ran.last == f"next: sidtool evaluate {out} {road.split}"
     return out
 
 
 def test_tune_memory_binds_the_memory_and_changes_no_weight(
-    road: Road, memory: Path, trie_model: Path, bound: Path, tmp_path: Path
+    road: Road, memory: Path, bound: Path, tmp_path: Path
 ) -> None:
     contract = read_contract(bound)
     binding = contract.memory.to_json()
-    unbound = read_contract(trie_model)
+    unbound = read_contract(road.tuned)
     assert replace(contract, memory=None, files={}) == replace(unbound, files={})
     digests = {Memory.open(path).digest for path in (memory, bound / MEMORY_COPY)}
     assert digests == {binding["digest"]}
-    before, after = tree(trie_model), tree(bound)
+    before, after = tree(road.tuned), tree(bound)
     written = {"sid.json", "config.json", "README.md"}
     copied = {name for name in after if not name.startswith("memory.zarr/")} - written
     assert {name for name in copied if after[name] != before.get(name)} == set()
@@ -142,16 +132,14 @@ def test_tune_memory_binds_the_memory_and_changes_no_weight(
     assert again.json["digest"] == binding["digest"]
 
 
-def test_recommend_uses_the_memory_of_the_contract(
-    road: Road, memory: Path, trie_model: Path, bound: Path
-) -> None:
+def test_recommend_uses_the_memory_of_the_contract(road: Road, memory: Path, bound: Path) -> None:
     history = ("--history", "b001,b002,b003", "--json")
     weight = json.loads((bound / "sid.json").read_text())["memory"]
     options = ("--memory", memory, "--memory-weight", weight["weight"])
     options = (*options, "--memory-power", weight["power"])
     answer = done("recommend", bound, *history).json
-    assert answer == done("recommend", trie_model, *history, *options).json
-    alone = done("recommend", trie_model, *history).json
+    assert answer == done("recommend", road.tuned, *history, *options).json
+    alone = done("recommend", road.tuned, *history).json
     assert done("recommend", bound, *history, "--memory-weight", 0).json == alone
     explained = done("recommend", bound, *history, "--explain", "--memory-weight", 0.5).json
     assert len(explained["explanations"]) == len(explained["items"])
@@ -180,29 +168,31 @@ def test_evaluate_shows_the_parts(road: Road, bound: Path) -> None:
 
 
 def test_memories_that_do_not_fit_are_refused(
-    road: Road, memory: Path, trie_model: Path, bound: Path, tmp_path: Path
+    road: Road, memory: Path, bound: Path, tmp_path: Path
 ) -> None:
     history = ("--history", "b001,b002")
     other = tmp_path / "other.zarr"
     done("build-memory", road.split, road.other, "-o", other)
-    error = refused(3, "recommend", trie_model, *history, "--memory", other)
+    error = refused(3, "recommend", road.tuned, *history, "--memory", other)
     assert "the memory was built for bundle" in error
     leaking = tmp_path / "leaking.zarr"
     done("split", road.events, "-o", tmp_path / "temporal", "--protocol", "temporal")
     done("build-memory", tmp_path / "temporal", road.bundle, "-o", leaking)
     for command in (
-        ("evaluate", trie_model, road.split, "--memory", leaking),
-        ("tune-memory", trie_model, road.split, leaking, "-o", tmp_path / "x"),
+        ("evaluate", road.tuned, road.split, "--memory", leaking),
+        ("tune-memory", road.tuned, road.split, leaking, "-o", tmp_path / "x"),
     ):
         assert "the memory was made from split" in refused(3, *command)
-    assert "not the level" in refused(2, "recommend", road.tuned, *history, "--memory", memory)
-    tune = ("tune-memory", road.tuned, road.split, memory, "-o", tmp_path / "x")
+    level = tmp_path / "level"
+    done("train", road.model, road.examples, "-o", level, *TRAINING, "--set", "softmax_over=level")
+    assert "not the level" in refused(2, "recommend", level, *history, "--memory", memory)
+    tune = ("tune-memory", level, road.split, memory, "-o", tmp_path / "x")
     error = refused(2, *tune)
     assert "not the level" in error
     # the option is of other commands
     assert "recommend, evaluate and serve leave the memory out with --memory-weight 0" in error
     assert not (tmp_path / "x").exists()
-    refused(1, "recommend", trie_model, *history, "--memory", road.bundle)
+    refused(1, "recommend", road.tuned, *history, "--memory", road.bundle)
     refused(2, "recommend", bound, *history, "--memory-weight", 1.5)
     refused(2, "recommend", bound, *history, "--memory-power", 0)
     refused(2, "evaluate-task", bound, "title-to-sid", "--memory", memory)

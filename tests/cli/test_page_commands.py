@@ -107,8 +107,7 @@ def shop(road: Road, encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     sft = ("make-sft", bundle, road.items, road.split, "--model", model, "--max-length", 128)
     done(*sft, "-o", made)
     done(*sft, "-o", folder / "lists" / "train.jsonl", "--task", "list=1", "--list-length", 3)
-    trie = ("--set", "softmax_over=trie")
-    done("train", model, made, "-o", folder / "tuned", *STEP, *trie)
+    done("train", model, made, "-o", folder / "tuned", *STEP)
     done("train", model, folder / "lists" / "train.jsonl", "-o", folder / "list-model", *STEP)
     return folder
 

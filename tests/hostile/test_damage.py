@@ -29,7 +29,7 @@ NOTHING_STORED = {"prepare", "check", "embed", "import", "init-model"}
 NOTHING_MADE = {"tag", "report", "build-codebook", "pull", "recommend", "evaluate"}
 """Commands that publish no digests, or that read artifacts in the ways of others; see the tests of
 their rooms."""
-ARTIFACTS = {"split", "train.jsonl", "model", "tuned", "mixed", "adapted", "bound", "shop.zarr.zip"}
+ARTIFACTS = {"split", "train.jsonl", "model", "tuned", "adapted", "bound", "shop.zarr.zip"}
 """Names of artifacts beside those of bundles and memories."""
 
 
@@ -95,7 +95,7 @@ def heavy(light: Path) -> Path:
     """The inputs of all commands."""
     (light / "memory.zarr").rename(light / "earlier.zarr")
     heavy_inputs(light)
-    inputs = (light / "mixed", light / "split", light / "memory.zarr", "--num-beams", 10)
+    inputs = (light / "tuned", light / "split", light / "memory.zarr", "--num-beams", 10)
     done("tune-memory", *inputs, "-o", light / "bound")
     return light
 

@@ -98,7 +98,6 @@ def heavy_inputs(folder: Path) -> None:
     train = ("train", folder / "model", folder / "train.jsonl", *STEPS)
     done(*train, "-o", folder / "tuned")
     done(*train, "--stage", "lora", "-o", folder / "adapted")
-    done(*train, "--set", "softmax_over=trie", "-o", folder / "mixed")
     done("build-memory", folder / "split", bundle, "-o", folder / "memory.zarr")
     # a bundle whose ids are numbers, for the engines that need them
     by_line = ("--items", items, "--keys", "line")
@@ -165,9 +164,9 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
     train = ("train", folder / "model", folder / "train.jsonl", *STEPS)
     recommend = ("recommend", folder / "tuned", "--file", folder / "requests.jsonl")
     refresh = ("refresh", folder / "tuned", folder / "shop2.zarr")
-    tune = ("tune-memory", folder / "mixed", folder / "split", folder / "memory.zarr")
+    tune = ("tune-memory", folder / "tuned", folder / "split", folder / "memory.zarr")
     engine = ("export", folder / "numbered.zarr", "--model", folder / "numbered", "--to")
-    rl = ("rl", folder / "mixed", folder / "train.jsonl", *RL_STEPS)
+    rl = ("rl", folder / "tuned", folder / "train.jsonl", *RL_STEPS)
     embed = ("embed", folder / "items.parquet", "--encoder", folder / "encoder")
     encode = ("encode", folder / "texts.zarr", "--items", folder / "items.parquet")
     return {

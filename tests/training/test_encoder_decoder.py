@@ -115,7 +115,7 @@ def test_adapters_are_those_that_were_trained_and_merge(
     base = models(architecture, tied=tied)
     short_train("lora", base, {"next_item": 1.0}, max_steps=4, stage="lora", lora_r=4)
     contract = read_contract(tmp_path / "lora")
-    assert (contract.kind, contract.normalize) == ("encoder-decoder", "level")
+    assert (contract.kind, contract.normalize) == ("encoder-decoder", "trie")
     assert contract.base_folder is not None
     adapted = logits(tmp_path / "lora")
     assert not torch.allclose(adapted, logits(base))

@@ -77,7 +77,7 @@ def test_only_the_new_embedding_rows_are_trained(
     logs: list[dict[str, float]] = []
     settings = {"stage": "embeddings", "logging_steps": 1, **SMALL, **STRONG}
     summary = short_train("out", base, mix, validates=True, log=logs.append, **settings)
-    assert summary.softmax_over == ("vocabulary" if "sid_to_title" in mix else "sid")
+    assert summary.softmax_over == ("vocabulary" if "sid_to_title" in mix else "trie")
     before, after = weights(base), weights(tmp_path / "out")
     tokens = read_contract(base).tokens
     assert before.keys() == after.keys()

@@ -60,7 +60,7 @@ QUICK = RefreshOptions(share=0.05)
 def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
     made = examples(sequence=1.0)
     out = tmp_path_factory.mktemp("trained") / "model"
-    settings = {**FAST, "num_train_epochs": 6, "learning_rate": 1e-2, **SMALL}
+    settings = {**FAST, "num_train_epochs": 6, "learning_rate": 1e-2, **SMALL, "eval_users": 100}
     settings |= {"save_strategy": "epoch"}
     train(models("gpt2"), made, out, valid=valid_of(made), **settings)
     return out
@@ -143,7 +143,7 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
     summary = renew(options=RefreshOptions(share=0.5), notify=lines.append)
     assert f"starts from {trained} " in lines[0]
     assert (summary.verdict.kind, summary.training.epochs) == ("aligned", pytest.approx(3))
-    assert summary.training.best > 0.2  # random: .05
+    assert summary.training.best > 0.12  # random: .05
     contract = read_contract(tmp_path / "out")
     assert [record.stage for record in contract.stages] == ["extend", "full", "rebind", "full"]
     params = contract.params
