@@ -95,6 +95,12 @@ def test_probabilities_of_items_that_it_lacks_are_zero() -> None:
     assert np.exp(nothing.log_probs_at(np.array([2]))).tolist() == [0]
 
 
+def test_a_factor_of_0_leaves_probabilities_however_far_below_the_best_item() -> None:
+    raised = ItemDistribution(np.arange(3), np.array([0.0, -800.0, -801.0]))
+    rest = raised.with_factor(np.array([True, False, False]), 0.0)
+    np.testing.assert_allclose(np.exp(rest.log_probs), [0.7311, 0.2689], atol=1e-4)
+
+
 def test_the_sources_of_a_score_are_its_parts() -> None:
     index = MemoryIndex.of(MEMORY, BUNDLE)
     history = np.array([3, -1, 7, 3])

@@ -56,8 +56,8 @@ NO_ITEMS = ItemDistribution(SidPositions(np.zeros(0, dtype=np.int64)), np.zeros(
 
 
 def log_sum(logs: NDArray[np.float64]) -> float:
-    """The log of the sum of values by their logs, the largest near 0; 0 without any."""
-    return float(np.log(np.exp(logs).sum())) if len(logs) else 0.0
+    """The log of the sum of values by their logs; 0 without any."""
+    return float(np.logaddexp.reduce(logs)) if len(logs) else 0.0
 
 
 LOG_ZERO = -700.0
