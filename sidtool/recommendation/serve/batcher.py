@@ -58,7 +58,7 @@ class Served:
     def of(cls, loaded: LoadedModel, version: Version, defaults: RecommendOptions) -> Self:
         """Read the bundle, and look up the lists of all requests. Raises as `Recommender.of`."""
         bundle = loaded.bundle
-        _ = bundle.codebook  # /v1/encode reads it
+        _ = bundle.codebook, bundle.lexical  # /v1/encode reads them
         bundle.items.rows(["an id"])  # reads the index
         if len(bundle):
             bundle.items.title(0)

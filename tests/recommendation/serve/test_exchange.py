@@ -17,10 +17,12 @@ from sidtool.recommendation.serve import Service, Sources, make_app
 from sidtool.recommendation.serve.batcher import Served
 from sidtool.recommendation.serve.serve_options import ServeOptions, Version
 from sidtool.registry import open_bundle, push, tag
+from sidtool.tokenizer import encode
 from tests.loaded import with_prompts
 from tests.model.test_finite import poison
 from tests.recommendation.serve.conftest import OPTIONS
 from tests.recommendation.serve.disk import N_GROWN, N_ITEMS, catalog_bundle, save_model
+from tests.tokenizer.encoder.test_lexical import lexical_bundle
 
 K = RecommendOptions(k=N_GROWN, num_beams=N_GROWN)
 HISTORY = ("b001", "b002")
@@ -118,6 +120,20 @@ def test_a_bundle_of_another_codebook_is_refused_once_and_the_old_one_stays(
         catalog_bundle(N_GROWN).save(path)
         assert shop.look()
         assert shop.client.get("/readyz").json()["not_taken"] is None
+
+
+def test_texts_are_encoded_by_the_stored_encoder_after_its_bundle_was_replaced(
+    tmp_path: Path,
+) -> None:
+    bundle, path = lexical_bundle(), tmp_path / "shop.zarr"
+    expected = [encoding.sid for encoding in encode(bundle, ["a red lamp"])]
+    bundle.save(path)
+    shop = Shop(tmp_path, model=str(save_model(tmp_path, bundle)), bundle=str(path))
+    with shop.client:
+        catalog_bundle(seed=5).save(path, force=True)
+        assert not shop.look()
+        answer = shop.client.post("/v1/encode", json={"texts": ["a red lamp"]}).json()
+        assert [encoding["sid"] for encoding in answer["encodings"]] == expected
 
 
 def test_a_refused_model_is_taken_when_it_was_repaired(
