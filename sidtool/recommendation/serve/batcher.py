@@ -77,15 +77,16 @@ class Served:
         that the bundle lacks."""
         # nothing here refers to `self`: a model that is replaced is freed at once
         loaded, defaults, base = self.loaded, self.defaults, self.base
+        session = None if defaults.list else base.session  # lists have their own prompt
 
         @lru_cache(MAX_RECOMMENDERS)
         def make(choices: Choices) -> Recommender:
             options = choices.options(defaults)
             if options.list:
-                return Recommender.of(loaded, options, None)  # lists have their own prompt
+                return Recommender.of(loaded, options, None)
             if choices.candidates is None:
                 return base.with_options(options)
-            return Recommender.of(loaded, options, choices.candidates, base.session)
+            return Recommender.of(loaded, options, choices.candidates, session)
 
         return make
 

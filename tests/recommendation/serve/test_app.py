@@ -410,3 +410,14 @@ def test_a_list_is_that_of_recommend(make_client: MakeClient) -> None:
     for got, answer in zip(answers, expected, strict=True):
         assert got["items"] == list(answer.items)
         assert got["list_score"] == pytest.approx(answer.list_score, abs=1e-4)
+
+
+def test_a_service_of_lists_scores_candidates_after_the_prompt_of_histories(
+    make_client: MakeClient,
+) -> None:
+    model = list_shop()
+    client = make_client(model, recommend=replace(OPTIONS.recommend, k=3, list=True))
+    candidates = ["i3", "i9"]
+    (expected,) = recommend(model, [["i1"]], RecommendOptions(k=2), candidates=candidates)
+    body = {"history": ["i1"], "candidates": candidates}
+    check_equal(client.post("/v1/score", json=body).json(), as_json(expected))
