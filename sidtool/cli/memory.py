@@ -23,7 +23,7 @@ from sidtool.evaluation import tuning
 from sidtool.evaluation.tuning import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.integrations import cluster
 from sidtool.integrations.cluster import ResumableWorkers
-from sidtool.memory import DEFAULT
+from sidtool.memory import DEFAULT, LARGEST_WEIGHT
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
 
@@ -68,7 +68,7 @@ class Building:
 
     earlier: str | None = option(None, metavar="MEMORY")
     """A memory whose settings and content are used; pairs are counted anew."""
-    content_weight: float | None = option(None)
+    content_weight: float | None = option(None, minimum=0, maximum=LARGEST_WEIGHT)
     """Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If given without
     them, the items' codes are compared, which is less exact."""
     tune: bool = option(False)

@@ -6,6 +6,7 @@ from .build import content_of as content_of
 from .build import rebuild_memory as rebuild_memory
 from .content import Cells as Cells
 from .content import ItemContent as ItemContent
+from .manifest import LARGEST_WEIGHT as LARGEST_WEIGHT
 from .manifest import KnnSettings as KnnSettings
 from .manifest import MemoryManifest as MemoryManifest
 from .memory import Memory as Memory

@@ -71,6 +71,15 @@ def test_settings_are_chosen_on_validation_users(road: Road, tmp_path: Path) -> 
         refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x", *wrong)
 
 
+@pytest.mark.parametrize("weight", [-0.5, 101])
+def test_a_weight_of_content_out_of_range_is_refused_before_vectors_are_read(
+    road: Road, tmp_path: Path, weight: float
+) -> None:
+    options = ("--content-weight", weight, "--embeddings", road.vectors, "--dry-run")
+    command = ("build-memory", road.split, road.bundle, "-o", tmp_path / "x", *options)
+    assert "--content-weight must be" in refused(2, *command)
+
+
 def test_the_content_of_texts(road: Road, encoder: Path, tmp_path: Path) -> None:
     """They are encoded as the bundle encoded them."""
     bundle = tmp_path / "b.zarr"
