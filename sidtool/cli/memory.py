@@ -47,6 +47,11 @@ class VectorInputs:
         if self.encoder is not None and self.items is None:
             raise UsageError("--encoder requires --items")
 
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a source."""
+        return bool(self.embeddings) or self.items is not None
+
     def check(self, bundle: Bundle) -> None:
         """Raise what `read` would raise before it reads or makes vectors."""
         tokenizer.check_item_vectors(
@@ -55,7 +60,7 @@ class VectorInputs:
 
     def read(self, bundle: Bundle, report: Progress | None) -> Vectors | None:
         """The vectors of the items, of files or by their texts; None without a source."""
-        if not self.embeddings and self.items is None:
+        if not self.is_given:
             return None
         return tokenizer.item_vectors(
             bundle, self.items, embeddings=self.embeddings, model=self.encoder, progress=report
@@ -121,10 +126,12 @@ def build_memory(
     opened.check_split("the memory", events.reference)
     if workers.on_cluster or writing.dry_run:  # what is refused starts no cluster
         source.check(opened)
+        if previous is not None and not source.is_given and building.content_weight != 0:
+            previous.manifest.check_vectors(opened.identity, are_given=False)
         if building.content_weight:
             opened.require_codebook()
     if writing.dry_run:
-        return _say_plan(events, opened, out, settings, writing)
+        return _say_plan(events, opened, out, settings, building, writing)
     with ExitStack() as works:
         reports = works.enter_context(progress("embed", "build-memory", "tune"))
         counter: cluster.ClusterPairs | memories.SplitPairs
@@ -224,11 +231,14 @@ def _say_plan(
     bundle: Bundle,
     out: Path,
     settings: dict[str, Any],
+    building: Building,
     writing: options.Writing,
 ) -> None:
     """How much a memory would be built from."""
     counts = split.counts
-    text = ", ".join(f"{name} {value}" for name, value in settings.items()) or "the defaults"
+    others = "the defaults" if building.earlier is None else f"the settings of {building.earlier}"
+    others = "tuned settings" if building.tune else others
+    text = ", ".join(f"{name} {value}" for name, value in settings.items()) or others
     writing.plan(
         f"would build a memory of {len(bundle.items)} items from {counts.train_events} "
         f"training events of {counts.users} users, with {text}, at {out}",

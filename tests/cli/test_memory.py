@@ -253,6 +253,21 @@ def test_a_plan_counts_the_items_that_the_memory_has(road: Road, tmp_path: Path)
     assert done(*command, "--dry-run").json["items"] == done(*command).json["items"]
 
 
+def test_a_plan_is_that_of_an_earlier_memory(road: Road, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier.zarr"
+    build(road, earlier, "--embeddings", road.vectors)
+    more = ("-o", tmp_path / "m.zarr", "--earlier", earlier, "--dry-run")
+    plan = done("build-memory", road.split, road.bundle, *more)
+    assert f"with the settings of {earlier}, at" in plan.err
+    refusal = "compares the items' vectors"
+    assert refusal in refused(2, "build-memory", road.split, road.other, *more)
+    command = ("build-memory", road.split, road.other, *more)
+    done(*command, "--content-weight", 0)
+    done(*command, "--embeddings", road.folder / "other.npy")
+    tuned = build(road, tmp_path / "m.zarr", "--tune", "--dry-run")
+    assert "with tuned settings, at" in tuned.err
+
+
 def test_a_plan_keeps_the_parts_of_an_interrupted_run(road: Road, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     part = tmp_path / "m.zarr.pairs.partial" / "counts"
