@@ -159,6 +159,16 @@ def test_parquet_requests_are_those_of_json_lines(tmp_path: Path) -> None:
     assert list(read_request_file(tmp_path / "n.parquet")) == [Request("7", ("1", "2"))]
 
 
+def test_rows_of_parquet_requests_may_have_other_fields_of_events(tmp_path: Path) -> None:
+    rows = [
+        {"history": ["a"], "fields": {"event": {"rating": [4]}}},
+        {"history": ["a", "b"], "fields": {"event": {"device": ["tv", None]}}},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    requests = list(read_request_file(tmp_path / "x.parquet"))
+    assert requests == [Request.from_json(row) for row in rows]
+
+
 def test_bad_rows_of_parquet_requests_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"history": [["a"], None]}), tmp_path / "x.parquet")
     good, bad = read_request_file(tmp_path / "x.parquet")

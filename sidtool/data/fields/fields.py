@@ -161,6 +161,7 @@ class Fields:
                     for cell in _list(values, f"event.{name}", n_events)
                 )
                 for name, values in event.items()
+                if values is not None  # a struct of Parquet has the fields of all its rows
             },
             _values(parts.get("context"), "context"),
             None if times is None else tuple(map(_time, _list(times, "times", n_events))),
