@@ -12,6 +12,7 @@ import torch
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data import Items
 from sidtool.data.split import Split
+from sidtool.evaluation.tuning import tune_memory
 from sidtool.examples import SftOptions, make_sft, read_lineage
 from sidtool.memory import build_memory, verify_memory
 from sidtool.model import bind_memory, extend_model, load_model_folder, merge
@@ -374,6 +375,8 @@ def test_adapters_never_replace_their_base_and_require_it_unchanged(
     binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
     with pytest.raises(UsageError, match="is the base of adapters"):
         bind_memory(adapters, memory, binding, base, force=True)
+    with pytest.raises(UsageError, match="is the base of adapters"):  # before anything else
+        tune_memory(adapters, split, memory, base, force=True)
     assert same(weights(base), weights(models("llama")))
     (tmp_path / "here").rename(tmp_path / "there")
     assert load_model_folder(tmp_path / "there/out").bundle.digest == bundle.digest  # both moved

@@ -53,7 +53,7 @@ from sidtool.memory import (
 )
 from sidtool.memory.mixture import FeatureIndex, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import LoadedModel, bind_memory, check_model_folder, load_model_folder
-from sidtool.model.contract import MemoryBinding, check_model_split
+from sidtool.model.contract import MemoryBinding, check_model_split, refuse_base_as_output
 from sidtool.recommendation import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.search import RankedItems, SeenOptions, check_normalize
 from sidtool.tokenizer.bundle import Bundle
@@ -165,6 +165,7 @@ def plan_tune_memory(
     refuse_existing(Path(out), force, FOLDER)
     require("models")
     contract, bundle, _ = check_model_folder(model)
+    refuse_base_as_output(Path(out), contract)
     check_normalize(contract.normalize)
     memory.check_bundle(bundle)
     name = f"split {split.reference}"
