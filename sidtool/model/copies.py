@@ -206,15 +206,18 @@ def bind_memory(
     binding: MemoryBinding,
     out: str | Path,
     *,
+    tuned_with: Contract | None = None,
     force: bool = False,
 ) -> None:
     """Write a copy of the model in `folder` with a memory and its weight in the contract; weights
     and tokenizer are copied unchanged.
 
-    Raises CompatibilityError if the memory is of another bundle, UsageError if `out` exists without
-    `force`."""
+    Raises CompatibilityError if the memory is of another bundle, or the model is not the one with
+    which it was tuned, UsageError if `out` exists without `force`."""
     folder = model_folder(folder)
     contract, bundle, _ = check_model_folder(folder)
+    if tuned_with is not None and contract != tuned_with:
+        raise CompatibilityError(f"{folder} has another model now than when the command began")
     memory.check_bundle(bundle)
     refuse_base_as_output(Path(out), contract)
     with new_dir(Path(out), force=force) as target:

@@ -9,9 +9,10 @@ import pytest
 
 from sidtool.data import read_items
 from sidtool.data.split import read_split
+from sidtool.evaluation.tuning import memory_tuning
 from sidtool.memory import Memory
 from sidtool.model import bind_memory
-from sidtool.model.contract import MEMORY_COPY, read_contract
+from sidtool.model.contract import MEMORY_COPY, MemoryBinding, read_contract
 from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import Encoder
@@ -139,6 +140,22 @@ def test_tune_memory_binds_the_memory_and_changes_no_weight(
     )
     again = done("tune-memory", bound, road.split, memory, "-o", tmp_path / "again", "--json")
     assert again.json["digest"] == binding["digest"]
+
+
+def test_a_model_that_is_replaced_meanwhile_is_not_bound(
+    road: Road, memory: Path, bound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(road.tuned, tmp_path / "model")
+
+    def choose_and_replace(*_: object) -> MemoryBinding:
+        shutil.rmtree(model)
+        shutil.copytree(bound, model)
+        return MemoryBinding(Memory.open(memory).digest, 0.5, 1.0, {"users": 1.0})
+
+    monkeypatch.setattr(memory_tuning, "choose_binding", choose_and_replace)
+    error = refused(3, "tune-memory", model, road.split, memory, "-o", tmp_path / "x")
+    assert "another model now than when the command began" in error
+    assert not (tmp_path / "x").exists()
 
 
 def test_recommend_uses_the_memory_of_the_contract(road: Road, memory: Path, bound: Path) -> None:

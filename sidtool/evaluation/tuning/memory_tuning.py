@@ -93,8 +93,9 @@ def tune_memory(
     may be values, or where they are. The options may also be given as keywords.
 
     Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
-    events or the memory is of another bundle, UsageError if `out` exists without `force` or the
-    model's scores are not normalized over the trie, DataError without validation examples.
+    events, the memory is of another bundle or the model is replaced meanwhile, UsageError if `out`
+    exists without `force`, is the base of adapters, or the model's scores are not normalized over
+    the trie, DataError without validation examples.
 
     Examples:
         >>> split = sidtool.open_split("split")
@@ -112,7 +113,7 @@ def tune_memory(
     examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
     binding = choose_binding(loaded, memory, examples, split.reference, options, progress)
-    bind_memory(model, memory, binding, out, force=force)
+    bind_memory(model, memory, binding, out, tuned_with=loaded.contract, force=force)
     return binding
 
 
