@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.codes.overflow import place_overflow
 from sidtool.tokenizer.codes.report import Assigned, CollisionCounts, Policy, equal_rows
@@ -150,6 +150,19 @@ def _colliding_groups(
 def _open_choosing(codebook: Codebook, source: VectorSource) -> Callable[[Groups], NDArray[Any]]:
     """What reads the vectors of the colliding items of groups, and chooses their last codes."""
     return partial(_choose_last_codes, codebook, source)
+
+
+def check_levels(items: int, levels: Levels, policy: Policy) -> None:
+    """Raise what follows from the number of items alone: DataError if a level has more codes,
+    UsageError if `reassign` has fewer SIDs."""
+    largest = max(levels.sizes)
+    if items < largest:
+        raise DataError(
+            f"{items} items have at most {items} distinct vectors, and a level has {largest} codes",
+            hint=f"choose levels of at most {items} codes",
+        )
+    if policy == "reassign" and items > levels.capacity:
+        require_capacity(items, levels)  # some collide
 
 
 def require_capacity(items: int, levels: Levels) -> None:

@@ -25,7 +25,7 @@ from sidtool.data.split.pairs import Cooccurrence, count_cooccurrence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import now
-from sidtool.tokenizer.codes.assign import require_capacity
+from sidtool.tokenizer.codes.assign import check_levels
 from sidtool.tokenizer.codes.make import fit_once, make_codes
 from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
@@ -195,14 +195,10 @@ def plan_build(
     memory_limit: int | None = None,
 ) -> Items:
     """The catalog of a build. Raises what `build_codebook` would raise before it counts
-    co-occurrence and has vectors; and its UsageError for more items than SIDs: some collide."""
-    items, *_ = _opened(
+    co-occurrence and has vectors."""
+    return _opened(
         items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row
-    )
-    levels = Levels(options.sizes_for(len(items)))
-    if options.collisions == "reassign" and len(items) > levels.capacity:
-        require_capacity(len(items), levels)
-    return items
+    )[0]
 
 
 def _opened(
@@ -217,8 +213,9 @@ def _opened(
     folder: Path | None = None,
 ) -> tuple[Items, list[VectorSource], Split | None]:
     """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there
-    is either an encoder or embeddings, for unfit weights, and for fused sources above the memory
-    limit; MissingPackageError or DataError if the encoder's packages or its folder are missing."""
+    is either an encoder or embeddings, for unfit weights, for more items than SIDs to reassign, and
+    for fused sources above the memory limit; DataError for fewer items than codes in a level;
+    MissingPackageError or DataError if the encoder's packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder lexical needs no model"
@@ -230,6 +227,7 @@ def _opened(
     if not isinstance(items, Items):
         # an encoder reads all texts; vectors are read in parts, and so may ids and titles be
         items = read_items(items, **asdict(names), packed=encoder is None, folder=folder)
+    check_levels(len(items), Levels(options.sizes_for(len(items))), options.collisions)
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions)
     sources = [

@@ -154,6 +154,24 @@ def test_the_weight_of_a_single_source_is_checked_too() -> None:
                 plan_build(listed(IDS), options, **source)
 
 
+@pytest.mark.parametrize(
+    ("levels", "error", "message"),
+    [
+        ("2x2x2", UsageError, "would fill"),
+        (f"{N + 1}x2x8", DataError, f"{N} items .*, and a level has {N + 1} codes"),
+    ],
+)
+def test_levels_that_cannot_fit_the_items_are_refused_before_vectors_are_read(
+    tmp_path: Path, levels: str, error: type[Exception], message: str
+) -> None:
+    progress = {stage: lambda *_: pytest.fail("it began") for stage in ("embed", "quantize")}
+    for source in ({"embeddings": mixture(0, N, 10)}, {"encoder": "lexical"}):
+        with pytest.raises(error, match=message):
+            build_codebook(
+                listed(IDS), tmp_path / "x.zarr", levels=levels, progress=progress, **source
+            )
+
+
 def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
     vectors = mixture(0, N, 8)
     np.save(tmp_path / "v.npy", vectors)
