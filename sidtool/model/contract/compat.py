@@ -59,8 +59,8 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
         return Verdict("same")
     if bundle.space != model_bundle.space:
         model_space, bundle_space = (
-            f"{compared.space.spelled_sizes} ({compared.space.example})"
-            for compared in (model_bundle, bundle)
+            f"{space.spelled_sizes} ({space.spell([0] * space.levels, begin_end_tokens=True)})"
+            for space in (model_bundle.space, bundle.space)
         )
         raise CompatibilityError(
             f"the bundle's space is {bundle_space}, the model's is {model_space}: their tokens "

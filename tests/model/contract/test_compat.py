@@ -1,3 +1,4 @@
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -126,8 +127,10 @@ def test_items_without_tokens_are_left_out_with_a_warning() -> None:
 )
 def test_another_space_is_refused(space: SidSpace) -> None:
     new = make_bundle(IDS, CODES[:20], codebook=make_codebook(sizes=space.sizes), space=space)
-    with pytest.raises(CompatibilityError, match="their tokens differ"):
+    with pytest.raises(CompatibilityError, match="their tokens differ") as refusal:
         check_bundle(OLD, new)
+    other, model = re.findall(r"is (\S+ \(\S+\))", str(refusal.value))
+    assert other != model
 
 
 items = st.dictionaries(st.text("ab", min_size=1, max_size=4), st.integers(0, 11), max_size=12)
