@@ -83,6 +83,12 @@ def plan_push(
     published = records.read_record(registry, record.version)
     if published is not None:
         records.refuse_other(registry, published, record)
+        if sign is None and license not in (None, published.license):
+            raise RefusedError(
+                f"version {record.version} is published with license {published.license}, not with "
+                f"{license}",
+                hint="published versions never change: push another version, or omit the license",
+            )
     elif sign is None and references.required_signers(registry):
         raise RefusedError(
             f"versions of {registry.location} must be signed", hint="push with --sign KEY"

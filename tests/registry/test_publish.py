@@ -99,6 +99,15 @@ def test_the_same_bundle_again_changes_nothing(shop: str, first: Path, tmp_path:
     assert everything(shop) == before
 
 
+def test_a_published_version_keeps_its_license(first: Path, tmp_path: Path) -> None:
+    shop = str(tmp_path / "registry/shop")
+    push(str(first), shop, license="MIT")
+    with pytest.raises(RefusedError, match=r"1\.0 is published with license MIT, not with BSD"):
+        push(str(first), shop, license="BSD")
+    for license in (None, "MIT"):
+        assert not push(str(first), shop, license=license).new
+
+
 @in_every_store
 def test_the_same_bundle_again_repairs_what_the_store_damaged(shop: str, first: Path) -> None:
     stored = Storage(push(str(first), shop).url)
