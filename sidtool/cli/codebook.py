@@ -82,10 +82,11 @@ class QuantizerSettings:
         Raises UsageError for a pair of another form, and for an option of the fusion without
         events, where it has no effect."""
         settings = assignments(list(self.pairs))
-        if self.balanced is not None:
-            settings["balanced"] = self.balanced
-        if self.normalize:
-            settings["normalize"] = True
+        flags = {"balanced": self.balanced, "normalize": self.normalize or None}
+        for name, value in flags.items():
+            if value is not None and settings.setdefault(name, value) != value:
+                flag = f"--{name}" if value else f"--no-{name}"
+                raise UsageError(f"--set {name} contradicts {flag}")
         names = {entry.name for entry in fields(FusionOptions)}
         fusion = {name: value for name, value in settings.items() if name in names}
         method_options = {name: value for name, value in settings.items() if name not in names}

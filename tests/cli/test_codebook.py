@@ -210,3 +210,16 @@ def test_files_of_vectors_have_weights(road: Road, tmp_path: Path) -> None:
     words = ("--embeddings", equals, "--levels", "4x4x8", "--normalize")
     done("build-codebook", road.items, "-o", tmp_path / "one.zarr", *words)
     assert Bundle.open(tmp_path / "one.zarr").codebook.params.normalize
+
+
+@pytest.mark.parametrize("flags", [("--balanced",), ("--no-balanced",), ("--normalize",)])
+def test_a_flag_and_a_setting_of_one_option_agree(
+    road: Road, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    name = flags[0].removeprefix("--").removeprefix("no-")
+    values = ("true", "false") if "--no-" in flags[0] else ("false", "true")
+    words = build_words(road, tmp_path / "x.zarr", "--dry-run", *flags)
+    assert f"--set {name} contradicts {flags[0]}" in refused(
+        2, *words, "--set", f"{name}={values[0]}"
+    )
+    done(*words, "--set", f"{name}={values[1]}")
