@@ -176,13 +176,16 @@ def check_adoption(
     refuse_existing(Path(out), force, FOLDER)
     require("models")
     check_license(options.license or "unknown")
+    bundle = _open_map(source)  # before a model is downloaded
     checkpoint = locate_base(
         str(model), revision=options.revision, trust_remote_code=trust_remote_code
     )
     if checkpoint.gguf:
         raise UsageError(f"{model} is a GGUF file: adopt copies a folder of safetensors")
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-    bundle = _open_map(source, tokenizer)
+    if bundle.location is None:
+        sizes = level_sizes(tokenizer, bundle)
+        bundle = read_map(Path(source), name=bundle.manifest.name, sizes=sizes)
     tokens = find_tokens(tokenizer, bundle.space)
     network = load_model(checkpoint, trust_remote_code=trust_remote_code)
     check_embedding_rows(network, tokens.stop)
@@ -228,17 +231,12 @@ def check_adoption(
     )
 
 
-def _open_map(source: str | Path, tokenizer: Any) -> Bundle:
-    """A bundle, or the bundle of another system's map, whose levels have every code that the
-    tokenizer has a token for."""
+def _open_map(source: str | Path) -> Bundle:
+    """A bundle, or that of another system's map, in memory."""
     path = Path(source)
     if map_format(path) is None or not path.exists():
         return open_source(source)
-    imported = read_map(path, name=path.stem)
-    sizes = level_sizes(tokenizer, imported)
-    if sizes == imported.space.sizes:
-        return imported
-    return read_map(path, name=path.stem, sizes=sizes)
+    return read_map(path, name=path.stem)
 
 
 def find_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:

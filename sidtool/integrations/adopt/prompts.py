@@ -33,7 +33,8 @@ Preset = Literal["openonerec", "minionerec", "lc-rec", "letter"]
 
 @dataclass(frozen=True)
 class AdoptOptions:
-    """The prompt and the origin of a model that another system trained."""
+    """The prompt and the origin of a model that another system trained. Raises UsageError unless
+    there is one of preset and template."""
 
     preset: Preset | None = option(None)
     """System whose prompt the model was trained with."""
@@ -50,6 +51,13 @@ class AdoptOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.preset is not None and self.template_file is not None:
+            raise UsageError("give either --preset or --template FILE")
+        if self.preset is None and self.template_file is None:
+            raise UsageError(
+                "the prompt that the model was trained with is not known",
+                hint="--preset names its system, --template FILE has the prompt",
+            )
 
 
 @dataclass(frozen=True)
@@ -161,10 +169,8 @@ class WorkedPrompt:
 def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> HistoryPrompt:
     """The prompt of a preset or of a template file, with what the tokenizer puts around a text.
 
-    Raises UsageError unless there is one of both, or if the file has several prompts or one with
-    fields, CompatibilityError if markup of the preset is no token."""
-    if options.preset is not None and options.template_file is not None:
-        raise UsageError("give either --preset or --template FILE")
+    Raises UsageError if the file has several prompts or one with fields, CompatibilityError if
+    markup of the preset is no token."""
     if options.preset is not None:
         system_prompt = preset_for(options.preset, kind)
         for text in system_prompt.markup:
@@ -176,13 +182,8 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
                     hint="--template FILE gives the model's own prompt",
                 )
         item = "{sid}" if system_prompt.separator else ""
-    elif options.template_file is not None:
-        system_prompt, item = _from_file(Path(options.template_file), kind)
     else:
-        raise UsageError(
-            "the prompt that the model was trained with is not known",
-            hint="--preset names its system, --template FILE has the prompt",
-        )
+        system_prompt, item = _from_file(Path(options.template_file or ""), kind)
     around = make_frame("{history}", tokenizer, "text")
     before = around.before
     if system_prompt.begin and not before:

@@ -234,8 +234,6 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         model.map.write_text(json.dumps(index))
     if name == "markup":
         options = AdoptOptions(preset="openonerec")
-    if name == "no prompt":
-        options = AdoptOptions()
     if name == "encoder":
         model = foreign.letter(tmp_path / "model")
     if name == "no start":
@@ -267,7 +265,6 @@ def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
         ("too few rows", CompatibilityError, "embedding rows"),
         ("no level", CompatibilityError, "a level has no token"),
         ("markup", CompatibilityError, "<think> is one token in the prompt of openonerec"),
-        ("no prompt", UsageError, "prompt that the model was trained with is not known"),
         ("encoder", UsageError, "for causal models"),
         ("no start", DataError, "has no decoder_start_token_id"),
         ("few positions", UsageError, "no item of a history fits into a prompt of 62 tokens"),
@@ -283,6 +280,20 @@ def test_what_cannot_be_adopted_is_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         adopt(model, source, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, UsageError, "prompt that the model was trained with is not known"),
+        ({"preset": "lc-rec"}, DataError, "no bundle at .*/maps"),
+    ],
+)
+def test_prompt_and_map_are_looked_for_before_the_model(
+    options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        adopt(tmp_path / "none", tmp_path / "maps", tmp_path / "out", **options)
 
 
 def test_an_adopted_model_is_not_adopted_again(adopted: Make, tmp_path: Path) -> None:
