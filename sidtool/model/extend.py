@@ -40,7 +40,7 @@ from sidtool.model.pretrained import (
     save_pretrained,
 )
 from sidtool.model.prompt.segments import prompt_encoder
-from sidtool.model.prompt.template_slots import parse_field_tokens
+from sidtool.model.prompt.template_slots import as_shown, parse_field_tokens
 from sidtool.model.vocabulary.tokenizer import add_block, add_sid_tokens, check_token_ids
 from sidtool.model.vocabulary.tokens import (
     MAX_USER_TOKENS,
@@ -199,12 +199,13 @@ def extend_model(
     options = options_from(ExtendOptions, options, given)
     bundle = opened(bundle, "open_source")
     check_extension(bundle, out, options, force=force)
+    field_tokens = as_shown(options.field_tokens)
     checkpoint = locate_base(model, revision=options.revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     prompt_encoder(tokenizer, tokens)  # raises UsageError for a tokenizer that no prompt can use
     users = UserTokens(tokens.stop, options.user_tokens)
-    fields = FieldTokens.of(users.stop, options.field_tokens)
+    fields = FieldTokens.of(users.stop, field_tokens)
     add_block(tokenizer, users, "--user-tokens")
     add_block(tokenizer, fields, "--field-token")
     network = load_model(checkpoint, dtype=options.dtype, trust_remote_code=trust_remote_code)
@@ -221,7 +222,7 @@ def extend_model(
         base_files=checkpoint.file_digests(),
         kind=model_kind(network.config),
         user_tokens=options.user_tokens,
-        field_tokens=options.field_tokens,
+        field_tokens=field_tokens,
         stages=(StageRecord("extend", made),),
         license=options.license or None,
     )
@@ -238,6 +239,7 @@ def check_extension(
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
     FieldTokens.of(0, options.field_tokens)  # raises UsageError
+    FieldTokens.of(0, as_shown(options.field_tokens))  # "4.0" and "4" may be one value
     if options.init == "codebook" and bundle.codebook is None:
         raise UsageError(
             f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",

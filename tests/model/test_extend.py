@@ -22,6 +22,8 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ExtendParams
 from sidtool.model.extend import ExtendOptions, Init, extend_model
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.prompt.template_slots import value_text
+from sidtool.model.vocabulary.tokens import FieldTokenLookup
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
@@ -137,6 +139,18 @@ def test_the_scale_is_that_of_every_matrix(
 def test_a_seed_that_torch_does_not_take_is_refused() -> None:
     with pytest.raises(UsageError, match="seed must be at most 18446744073709551615, not 184"):
         ExtendOptions(seed=1 << 64)
+
+
+def test_values_have_tokens_as_prompts_show_them(
+    bundle: Bundle, base: Path, tmp_path: Path
+) -> None:
+    values = {"user.age": ("4.0", "2.50"), "user.city": (" New  York",)}
+    contract = extend_model(base, bundle, tmp_path / "out", field_tokens=values)
+    assert contract.field_tokens == {"user.age": ("4", "2.5"), "user.city": ("New York",)}
+    shown = value_text(4.0)  # a number of a split
+    assert FieldTokenLookup(contract.field_tokens).text("user.age", shown) == "<field_0>"
+    with pytest.raises(UsageError, match="are different texts"):
+        extend_model(base, bundle, tmp_path / "new", field_tokens={"user.age": ("4", "4.0")})
 
 
 def test_the_contract_names_bundle_and_base(bundle: Bundle, base: Path, tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ def parse_field_tokens(texts: list[str]) -> FieldValues:
     return values
 
 
+def as_shown(fields: FieldValues) -> FieldValues:
+    """Fields with their values as prompts show them, so that a prompt finds their tokens."""
+    return {
+        name: tuple(value_of_token(value_text(value)) for value in values)
+        for name, values in fields.items()
+    }
+
+
 def frame_segments(
     text: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
 ) -> list[Segment]:
