@@ -176,7 +176,9 @@ def compare_bundles(
 
 
 def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:
-    """The active items of all bundles, by id. Raises DataError if they differ."""
+    """The active items of all bundles, by id. Raises DataError if they differ or there are none."""
+    if not bundles:
+        raise DataError("there are no bundles to compare")
     ids = [{bundle.items.ids[row] for row in bundle.active} for bundle in bundles]
     for bundle, ids_of_bundle in zip(bundles, ids, strict=True):
         different = sorted(ids_of_bundle ^ ids[0])

@@ -117,6 +117,8 @@ def test_bundles_of_different_items_cannot_be_compared() -> None:
     with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
         common_ids([one, other])
     assert common_ids([one, add_items(other, remove=["i40"])]) == common_ids([one])
+    with pytest.raises(DataError, match="no bundles"):
+        common_ids([])
 
 
 @pytest.mark.parametrize("by_row", [False, True])
