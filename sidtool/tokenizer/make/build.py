@@ -213,13 +213,16 @@ def _opened(
     folder: Path | None = None,
 ) -> tuple[Items, list[VectorSource], Split | None]:
     """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there
-    is either an encoder or embeddings, for unfit weights, for more items than SIDs to reassign, and
-    for fused sources above the memory limit; DataError for fewer items than codes in a level;
-    MissingPackageError or DataError if the encoder's packages or its folder are missing."""
+    is either an encoder or embeddings, for unfit weights, for options of co-occurrence without
+    interactions, for more items than SIDs to reassign, and for fused sources above the memory
+    limit; DataError for fewer items than codes in a level; MissingPackageError or DataError if the
+    encoder's packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings", hint="--encoder lexical needs no model"
         )
+    if interactions is None and options.fusion != FusionOptions():
+        raise UsageError("collaborative_dim and collaborative_weight need interactions")
     if encoder is not None:
         check_location(encoder)
     names = catalog or TextNames()

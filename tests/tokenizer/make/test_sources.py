@@ -154,6 +154,12 @@ def test_the_weight_of_a_single_source_is_checked_too() -> None:
                 plan_build(listed(IDS), options, **source)
 
 
+def test_options_of_co_occurrence_need_events(tmp_path: Path) -> None:
+    options = {"embeddings": mixture(0, N, 10), "fusion": FusionOptions(collaborative_weight=0.3)}
+    with pytest.raises(UsageError, match="collaborative_weight need interactions"):
+        build_codebook(listed(IDS), tmp_path / "x.zarr", **options)
+
+
 @pytest.mark.parametrize(
     ("levels", "error", "message"),
     [
