@@ -131,7 +131,7 @@ class Plan:
         yield commands.evaluation(self.model, self.split, self.metrics, *limit, *allowed)
         if recipe.has("lists"):
             command = ("evaluate-lists", self.model, self.split, *recipe.options("lists"))
-            command = (*command, *limit, "--json")
+            command = (*command, *limit, *allowed, "--json")
             yield Step("evaluation of lists", command, self.folder / "lists.json", True)
         yield step("report", self.page, "report", self.metrics)
 

@@ -16,6 +16,7 @@ import yaml
 from sidtool.base.errors import UsageError
 from sidtool.cli.fit import run_here
 from sidtool.cli.main import app
+from sidtool.data import UnknownOptions
 from sidtool.data.split import read_split
 from sidtool.examples import read_lineage
 from sidtool.model.contract.folder import read_contract
@@ -70,6 +71,18 @@ def test_every_command_of_a_recipe_has_its_options(name: str, shop: Shop, tmp_pa
     assert Recipe.named(name).number("train", "warmup_steps", 0) < 1
     has_memory = "tune-memory" in [step.arguments[0] for step in steps]
     assert has_memory == Recipe.named(name).has("memory")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_unknown_items_are_allowed_in_every_step_that_refuses_them(
+    name: str, shop: Shop, tmp_path: Path
+) -> None:
+    model = None if Recipe.named(name).has("model") else "hf://ORG/NAME"
+    options = FitOptions(recipe=name, model=model, checks=UnknownOptions(allow_unknown=True))
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for step in plan_fit(shop.items, shop.events, tmp_path / "out", options):
+        flags = [flag for option in commands[step.arguments[0]].params for flag in option.opts]
+        assert ("--allow-unknown" in step.arguments) == ("--allow-unknown" in flags)
 
 
 @pytest.mark.slow
