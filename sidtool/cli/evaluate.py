@@ -15,6 +15,7 @@ from sidtool.cli.reports.report import report as write_report
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say
 from sidtool.cli.terminal.pace import progress
+from sidtool.data.split import Split
 from sidtool.evaluation import EvaluationOptions, lists, tasks
 from sidtool.evaluation.lists import ListEvaluationOptions
 from sidtool.evaluation.tasks import QuestionOptions, TaskEvaluationOptions
@@ -86,13 +87,14 @@ def evaluate(
         ranker = cluster.ClusterRanker(source, workers.engine, workers.workers)
         model, memory = ranker.source.model, ranker.source.memory  # with the same versions
         model_options = replace(model_options, bundle=ranker.source.bundle)
+    events = _open_split(model, split, model_options)
     loaded = load_model(model, model_options, memory)
     names = evaluation.model_metric_names(loaded.bundle.space.levels)
     evaluation.check_names(thresholds, names)
     with progress("evaluate") as reports:
         measured = evaluation.evaluate(
             loaded,
-            split,
+            events,
             settings,
             against=compared.load(model_options),
             memory_limit=memory_limit,
@@ -102,6 +104,12 @@ def evaluate(
     say_evaluation(measured, details=details, json=json)
     evaluation.check_thresholds(measured.metrics, thresholds)
     next_step(evaluation.verdict(measured).next_step(measured, str(model)))
+
+
+def _open_split(model: str, split: Path, model_options: ModelOptions) -> Split:
+    """The split that a model is evaluated on, before its weights are read."""
+    trust = model_options.trust_remote_code
+    return evaluation.open_model_split(model, split, model_options.bundle, trust_remote_code=trust)
 
 
 def evaluate_lists(
@@ -117,11 +125,12 @@ def evaluate_lists(
     recall and NDCG of the session, order, diversity, novelty, repeats and legality."""
     thresholds = compared.values()
     evaluation.check_names(thresholds, lists.list_metric_names(settings.length))
+    events = _open_split(model, split, model_options)
     loaded = load_model(model, model_options, memory)
     with progress("evaluate") as reports:
         other = compared.load(model_options)
         measured = lists.evaluate_lists(
-            loaded, split, settings, against=other, progress=reports.get("evaluate")
+            loaded, events, settings, against=other, progress=reports.get("evaluate")
         )
     say_lists(measured, json=json)
     means = next(iter(measured.systems.values()))

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError
+from sidtool.base.locations import given_path, opened
 from sidtool.data import UnknownOptions
-from sidtool.data.split import Example, Split, check_split, open_split
+from sidtool.data.split import Example, Split, check_split, folder_manifest, open_split
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, load_model_folder, loaded_model
 from sidtool.model.contract import check_model_split, model_folder, open_bundle_copy, read_contract
@@ -41,33 +42,45 @@ class HeldOut:
         bundle: Bundle | str | Path | None = None,
         memory: MemoryOptions | str | Path | None = None,
     ) -> "HeldOut":
-        """Load the models and open the split, both unless they are; `bundle` and `memory` are used
+        """Open the split and load the models, both unless they are; `bundle` and `memory` are used
         with the model in place of its own. Raises as `loaded_model`, and CompatibilityError if a
         model, its bundle or its memory may have learned from held-out events."""
+        name = "the split" if isinstance(split, Split) else str(split)
+        # first, so that what is wrong with it is said before weights are read
+        split = open_model_split(model, split, bundle)
         loaded = loaded_model(model, bundle, memory)
         other = load_model_folder(against) if isinstance(against, str | Path) else against
-        name = "the split" if isinstance(split, Split) else str(split)
-        if not isinstance(split, Split):
-            split = open_split(split, recorded=loaded.contract.event_columns(loaded.bundle))
         checked = [(loaded, "the model", "the memory")]
         if other is not None:
             checked.append((other, f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}"))
-        for opened, label, memory_name in checked:
-            check_model_split(opened.contract, opened.bundle, name, split.reference, model=label)
-            if opened.memory is not None:
-                check_split(memory_name, opened.memory.memory.manifest.split, name, split.reference)
+        for one, label, memory_name in checked:
+            check_model_split(one.contract, one.bundle, name, split.reference, model=label)
+            if one.memory is not None:
+                check_split(memory_name, one.memory.memory.manifest.split, name, split.reference)
         return cls(loaded, other, split, split.test if on == "test" else split.valid)
 
 
-def open_model_split(model: str | Path, split: Split | str | Path) -> Split:
+def open_model_split(
+    model: LoadedModel | str | Path,
+    split: Split | str | Path,
+    bundle: Bundle | str | Path | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Split:
     """A split, or that of a folder or of a file of events, which has the columns that a model was
-    made from. Raises as `open_split` does."""
+    made from, with a `bundle` in place of its own; reads no weights. Raises as `open_split` does.
+    """
     if isinstance(split, Split):
         return split
-    folder = model_folder(model)
+    if folder_manifest(given_path(split)) is not None:
+        return open_split(split)
+    if isinstance(model, LoadedModel):
+        return open_split(split, recorded=model.contract.event_columns(model.bundle))
+    location: str | Path = opened(model, "locate_model")
+    folder = model_folder(location, trust_remote_code=trust_remote_code)
     contract = read_contract(folder)
-    columns = contract.event_columns(open_bundle_copy(folder, contract))
-    return open_split(split, recorded=columns)
+    used = opened(bundle, "open_bundle") or open_bundle_copy(folder, contract)
+    return open_split(split, recorded=contract.event_columns(used))
 
 
 def check_targets(

@@ -1,10 +1,13 @@
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+import sidtool
 from docs.build_schema import FOLDER, files
+from sidtool.base.errors import DataError
 from sidtool.data.split.files import open_split
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
@@ -82,4 +85,16 @@ def test_a_limit_and_the_validation_part_are_evaluated(road: Road, tmp_path: Pat
     assert valid["metrics"] == by_library.metrics
     within = ("--limit", 7, "--memory-limit", "64kB", "--json")  # of item-kNN, in files
     assert done("evaluate", road.tuned, road.events, *within).json == few
-    refused(1, "evaluate", road.tuned, tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "evaluate-lists"])
+def test_what_is_wrong_with_a_split_is_said_before_weights_are_read(
+    command: str, road: Road, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(road.tuned, tmp_path / "broken")
+    (broken / "model.safetensors").unlink()
+    missing = tmp_path / "none.jsonl"
+    for model in (road.tuned, broken):
+        assert str(missing) in refused(1, command, model, missing)
+    with pytest.raises(DataError, match=str(missing)):
+        getattr(sidtool, command.replace("-", "_"))(broken, missing)
