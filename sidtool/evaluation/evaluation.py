@@ -148,6 +148,12 @@ def evaluate_examples(
     options = options or EvaluationOptions()
     if not examples:
         raise DataError("there are no examples to evaluate on")
+    for name, one in (("model", loaded), (OTHER_MODEL, against)):
+        if one is not None and one.contract.history_prompt is None:
+            raise DataError(
+                f"the {name} was not trained to recommend: its contract has no history prompt",
+                hint="train it on a task such as next-item",
+            )
     _groups_of_fields(examples, options)  # what is wrong with one is said before the model runs
     memory = loaded.memory if uses_memory(loaded) else None
     if memory is not None:
@@ -167,8 +173,6 @@ def evaluate_examples(
     if against is not None:
         # first, so that what is wrong with it is said before the model has run
         check_same_catalog(loaded.bundle, against.bundle)
-        if against.contract.history_prompt is None:
-            raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
         theirs = IndexedExamples.of(against.bundle, examples, exclude_seen=indexed.exclude_seen)
         ranked_by_other = rank_examples(
             against,

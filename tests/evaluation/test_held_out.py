@@ -1,7 +1,9 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
-from sidtool.base.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.held_out import check_same_catalog
@@ -44,6 +46,20 @@ def test_a_model_of_another_bundle_is_one_more_system() -> None:
     fewer = loaded_model(shop(shared=False, retired=["i3"]))
     with pytest.raises(CompatibilityError, match="different catalogs"):
         evaluate_examples(loaded_model(bundle), examples, events, options, against=fewer)
+
+
+def test_a_model_that_does_not_recommend_is_refused_before_another_one_is_queried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = shop(shared=False)
+    events, examples = visits()
+    monkeypatch.setattr(
+        "sidtool.evaluation.evaluation.rank_examples", Mock(side_effect=AssertionError)
+    )
+    pair = (loaded_model(bundle), loaded_model(bundle, history_prompt=None))
+    for (one, other), name in ((pair, "other model"), (pair[::-1], "model")):
+        with pytest.raises(DataError, match=f"the {name} was not trained to recommend"):
+            evaluate_examples(one, examples, events, against=other)
 
 
 def test_items_that_a_model_has_no_tokens_for_are_not_in_its_catalog() -> None:
