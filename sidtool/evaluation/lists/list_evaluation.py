@@ -31,7 +31,7 @@ from sidtool.evaluation.options import HeldOutOptions
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel
 from sidtool.model.contract import TrainParams
-from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.recommendation import QuerySession, RecommendOptions, Request, recommend
 from sidtool.recommendation.search import SearchOptions, seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
@@ -221,6 +221,7 @@ def _makers(
     )
     searches: dict[str, RecommendOptions] = {}
     if loaded.contract.list_prompt is not None:
+        QuerySession.of(loaded, options.normalize, list_length=options.length)  # refuses a memory
         searches[LISTS] = replace(ranking, list=True)
     if loaded.contract.history_prompt is not None:
         searches[TOP_ITEMS] = ranking

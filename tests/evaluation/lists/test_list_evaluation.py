@@ -1,13 +1,14 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data import FieldName, FieldOptions
 from sidtool.data.split import SessionRule, Split, SplitOptions, UserSequence
 from sidtool.data.split.make import make_split
@@ -15,6 +16,7 @@ from sidtool.evaluation.bootstrap import intervals, paired_differences
 from sidtool.evaluation.lists import ListEvaluationOptions, evaluate_lists, list_metric_names
 from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
+    _makers,
     differences,
     evaluate_list_makers,
     list_maker,
@@ -32,6 +34,8 @@ from sidtool.recommendation import RecommendOptions, Request
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.recommendation.test_recommend_lists import list_shop
+from tests.recommendation.test_recommend_memory import mixed
 from tests.tokenizer.quantize.material import with_prices
 
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0.6, 0.8], [1, 0]], dtype=np.float32)
@@ -274,3 +278,11 @@ def test_a_difference_is_over_the_examples_that_both_have() -> None:
     others = (one[:, [0, 2]], other[:, [0, 2]])
     whole = paired_differences(("recall", "length"), *others, USERS, seed=1)["all"]
     assert result["recall"] == whole["recall"]
+
+
+def test_a_model_of_lists_with_a_memory_is_refused_before_a_list_is_made() -> None:
+    """Also as the model that another one is compared with, whose lists come last."""
+    shop = list_shop()
+    loaded = replace(shop, contract=replace(shop.contract, normalize="trie"))
+    with pytest.raises(UsageError, match="they are not mixed with a memory"):
+        _makers(mixed(loaded, 0.5), ListEvaluationOptions(), None)
