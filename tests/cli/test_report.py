@@ -158,6 +158,10 @@ def test_evaluations_side_by_side(evaluation: Path, tmp_path: Path) -> None:
     assert "popularity (other)" not in text
     # and so are the users
     assert text.count("Recommendations for user u0") == 1
+    stored["settings"]["exclude_seen"] ^= True
+    other.write_text(json.dumps(stored), encoding="utf-8")
+    assert "their numbers do not compare" in page(tmp_path / "seen.html", evaluation, other).text
+    stored["settings"]["exclude_seen"] ^= True
     n_items = stored["counts"]["active_items"]
     stored["counts"]["active_items"] = n_items + 1  # an item more that could be recommended
     other.write_text(json.dumps(stored), encoding="utf-8")

@@ -157,14 +157,15 @@ def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
             evaluation.n,
             evaluation.settings.get("examples"),
             evaluation.settings.get("ks"),
+            evaluation.settings.get("exclude_seen"),
             evaluation.counts.get("active_items"),
         )
         for evaluation in evaluations.values()
     ]
     if any(basis != bases[0] for basis in bases):
         yield (
-            "The evaluations have different examples, cut-offs or numbers of items: their numbers "
-            "do not compare."
+            "The evaluations have different examples, cut-offs, seen items or numbers of items: "
+            "their numbers do not compare."
         )
 
 
