@@ -203,6 +203,10 @@ def complete_fields(
             "optim cannot be set with optimizer=muon, which uses its own AdamW",
             hint="set one of the two",
         )
+    if options.early_stopping_patience is not None and sft_fields.get("eval_strategy") == "no":
+        raise UsageError(
+            "early_stopping_patience counts validations, and eval_strategy=no has none"
+        )
     if options.token_budget is None:
         return {**DEFAULTS, **sft_fields}
     if {"num_train_epochs", "max_steps"} & sft_fields.keys():

@@ -282,6 +282,12 @@ def test_a_token_budget_determines_the_steps(tmp_path: Path, models: Make, examp
         train(models("gpt2"), made, tmp_path / "x", **settings, num_train_epochs=1)
 
 
+def test_early_stopping_needs_validations(tmp_path: Path, models: Make, examples: Make) -> None:
+    settings = {"early_stopping_patience": 1, "eval_strategy": "no"}
+    with pytest.raises(UsageError, match="eval_strategy=no has none"):
+        train(models("gpt2"), examples(sequence=1.0), tmp_path / "x", **settings)
+
+
 @pytest.mark.parametrize(
     "stage",
     ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("embeddings", "lora"))],
