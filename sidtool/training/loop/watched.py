@@ -295,8 +295,9 @@ class StopCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop here if it is time."""
         trainer, step = self._trainer, state.global_step
-        if self._max_seconds is not None and trainer.stop_step is None and step < state.max_steps:
-            trainer.stop_step = step if trainer.seconds > self._max_seconds else None
+        last = min(trainer.stop_step or state.max_steps, state.max_steps)
+        if self._max_seconds is not None and step < last and trainer.seconds > self._max_seconds:
+            trainer.stop_step = step
         if trainer.stop_step is not None and step >= trainer.stop_step:
             control.should_training_stop = True
             control.should_log = args.logging_strategy != "no"
