@@ -100,7 +100,9 @@ def _resampled_means(
 ) -> NDArray[np.float64]:
     """(RESAMPLES, groups, metrics) weighted means, each over as many users as there are, drawn with
     replacement; NaN where a resample has nobody of a group."""
-    _, user_indexes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
+    # an array of texts would take as much for every id as for the longest, and lose a last \0
+    codes = {user: code for code, user in enumerate(sorted(set(users)))}
+    user_indexes = np.array([codes[user] for user in users], dtype=np.int64)
     totals = []
     for weights in groups:
         example_rows = np.flatnonzero(weights)

@@ -26,6 +26,12 @@ def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> N
     assert (intervals(values, users(100)) == whole).all()
 
 
+def test_ids_of_users_may_end_in_a_null_or_be_long() -> None:
+    values = np.array([[0.0], [1.0], [0.0]])
+    expected = intervals(values, ["a", "b", "c"])
+    assert (intervals(values, ["a", "a\0", "b" * 100_000]) == expected).all()
+
+
 def drawn_examples(users: list[str], seed: int, resamples: int) -> list[list[int]]:
     """The examples of each resample, one by one, a user's examples as often as the user."""
     distinct = sorted(set(users))
