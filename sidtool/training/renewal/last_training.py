@@ -170,6 +170,10 @@ def _with_length(params: TrainParams, share: float) -> TrainParams:
 def _shortened_steps(sft_fields: Mapping[str, Any], share: float) -> dict[str, int]:
     """The settings that are numbers of steps, shortened; those below 1 are shares already."""
     names = ("warmup_steps", "eval_steps", "save_steps")
+    if sft_fields.get("eval_strategy") == "steps":
+        # what transformers has in their place, as one stays a multiple of the other
+        logging_steps = sft_fields.get("logging_steps", DEFAULTS["logging_steps"])
+        sft_fields = {"eval_steps": logging_steps, "save_steps": 500, **sft_fields}
     numbers = {name: number for name in names if (number := sft_fields.get(name) or 0) >= 1}
     shortened = {name: max(1, round(number * share)) for name, number in numbers.items()}
     if {"eval_steps", "save_steps"} <= numbers.keys():  # one stays a multiple of the other

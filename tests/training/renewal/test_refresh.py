@@ -573,6 +573,9 @@ def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
         ({"max_steps": 44, "eval_steps": 11}, "eval_steps", 2),
         ({"max_steps": 44, "eval_steps": 11, "save_steps": 33}, "save_steps", 6),
         ({"num_train_epochs": 4, "eval_steps": 0.1, "save_steps": 0.2}, "save_steps", 0.2),
+        # validations are due at every `logging_steps`, and checkpoints at every 500 steps
+        ({"max_steps": 440, "eval_strategy": "steps", "save_steps": 100}, "eval_steps", 10),
+        ({"max_steps": 440, "eval_strategy": "steps", "eval_steps": 125}, "save_steps", 100),
         ({"token_budget": 1000}, "token_budget", 200),
         ({"token_budget": 1000, "stop_step": 44}, "max_steps", 9),
         ({"num_train_epochs": 4, "stop_step": 44}, "max_steps", 9),
