@@ -174,7 +174,6 @@ def run_refresh(
         notify("the model was distilled: refresh trains it without its teachers")
     sft_options = last_sft_options(plan.contract, plan.last, plan.options.seed)
     train_options, sft_fields = training_settings(plan.last, plan.options)
-    memory = _renewed_memory(plan, plan.split)
     work = out.with_name(f"{out.name}.refresh.partial")
     examples = work / "examples" / "train.jsonl"
     is_validated = plan.contract.history_prompt is not None and len(plan.split.valid) > 0
@@ -187,6 +186,7 @@ def run_refresh(
     with locked(out):
         pass  # refuse at once what the training would refuse when all of this is done
     with locked(work):
+        memory = _renewed_memory(plan, plan.split)
         # made anew by a resumed call: the same inputs give the same files, which are checked
         try:
             verdict = _carry(plan, work / "model", force=True)

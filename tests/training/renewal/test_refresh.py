@@ -4,7 +4,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
+from unittest.mock import ANY, Mock
 
 import numpy as np
 import pytest
@@ -487,6 +487,15 @@ def test_tasks_that_show_text_need_a_catalog(
         plan(model, bundle, items=items)
     items.write_text("item_id,title,brand,color\n" + "i0,lamp,Acme,red\n")
     assert list(plan(model, bundle, items=items).catalog.fields) == ["brand"]
+
+
+def test_an_output_that_is_being_written_is_refused_before_any_work(
+    tmp_path: Path, renew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh_module, "_renewed_memory", Mock(side_effect=AssertionError))
+    for written in (tmp_path / "out", tmp_path / "out.refresh.partial"):
+        with locked(written), pytest.raises(UsageError, match="is being written"):
+            renew()
 
 
 def test_an_interrupted_refresh_resumes_to_the_same_weights(
