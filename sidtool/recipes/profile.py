@@ -43,7 +43,8 @@ def measure(catalog: CatalogTable, table: EventTable, checked: CheckReport) -> D
     text_columns = [
         name
         for name, cells in catalog.cells.items()
-        if name not in (catalog.columns.id, catalog.columns.title)
+        # "title" stands for the title column, whatever its name
+        if name not in (catalog.columns.id, catalog.columns.title, "title")
         and not set(name) & set("{}!:[].")  # a template reads these characters
         and _is_text(cells[:TEXT_SAMPLE])
     ]

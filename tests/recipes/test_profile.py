@@ -7,7 +7,7 @@ from sidtool.recipes import Recipe
 from sidtool.recipes.profile import DataProfile, choose, enough_epochs, measure
 
 
-def write(folder: Path) -> DataProfile:
+def write(folder: Path, title_column: str | None = None) -> DataProfile:
     """The profile of a catalog with columns of every kind, and of two events of each user."""
     items = folder / "items.jsonl"
     rows = []
@@ -21,7 +21,9 @@ def write(folder: Path) -> DataProfile:
     events = folder / "events.csv"
     lines = [f"u{n},b{n + step},{step}" for n in range(10) for step in range(3)]
     events.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
-    catalog, table = read_tables(items, events, CatalogNames(), EventNames())
+    catalog, table = read_tables(
+        items, events, CatalogNames(title_column=title_column), EventNames()
+    )
     assert table is not None
     return measure(catalog, table, report(catalog, table))
 
@@ -31,6 +33,13 @@ def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:
     assert profile == DataProfile(20, 30, 10, ("brand", "text", "color"), longest=3)
     template = "{title}. {brand}. {text}. {color}"
     assert choose(profile, Recipe.named("default"), 10).text_template == template
+
+
+def test_a_text_has_the_title_column_once_whatever_other_column_is_called_title(
+    tmp_path: Path,
+) -> None:
+    profile = write(tmp_path, title_column="text")
+    assert profile.text_columns == ("brand", "color", "kind")
 
 
 def test_small_data_is_trained_for_more_epochs(tmp_path: Path) -> None:
