@@ -119,9 +119,11 @@ class Recipe:
             return {}
         path = self.config(part)
         try:
-            return dict(parse_yaml(read_document(path).decode("utf-8-sig")) or {})
+            values = dict(parse_yaml(read_document(path).decode("utf-8-sig")) or {})
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(f"{path} cannot be read: {error}") from error
+        # as --config reads them
+        return {str(key).replace("-", "_"): value for key, value in values.items()}
 
     def number(self, part: str, name: str, default: float) -> float:
         """A number of at least 0 that a file says, or the default. Raises UsageError if it says

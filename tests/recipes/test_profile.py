@@ -42,6 +42,13 @@ def test_a_text_has_the_title_column_once_whatever_other_column_is_called_title(
     assert profile.text_columns == ("brand", "color", "kind")
 
 
+def test_a_text_template_of_a_recipe_is_kept_however_its_key_is_spelled(tmp_path: Path) -> None:
+    for key in ("text_template", "text-template"):
+        (tmp_path / "codebook.yaml").write_text(json.dumps({key: "{title}"}))
+        profile = DataProfile(100, 1000, 50, ("brand",), 15)
+        assert choose(profile, Recipe(tmp_path), 10).text_template is None
+
+
 def test_small_data_is_trained_for_more_epochs(tmp_path: Path) -> None:
     def epochs(users: int, events: int, **settings: object) -> float | None:
         batch = {"per_device_train_batch_size": 32, "num_train_epochs": 14}
