@@ -75,8 +75,12 @@ class Plan:
 
     def before_training(self) -> Iterator[Step]:
         """The steps up to the training, and the memory, which needs no model. Raises UsageError if
-        the recipe is for a language model and none was named, or makes its own and one was."""
+        the recipe is for a language model and none was named, or makes its own and one was; and if
+        it names an encoder."""
         recipe, commands = self.recipe, self._commands
+        if "encoder" in recipe.settings("codebook"):
+            message = f"{recipe.config('codebook')}: encoder has no effect in a recipe"
+            raise UsageError(message, hint="sidtool fit --encoder ENCODER")
         yield commands.split(self.split, *recipe.options("split"))
         has_cooccurrence = recipe.settings("recipe").get(COOCCURRENCE, True)
         yield commands.codebook(

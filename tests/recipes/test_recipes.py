@@ -231,6 +231,13 @@ def test_a_file_or_key_that_no_recipe_has_is_refused(
     assert name != "Split.yml" or refusal.value.shell_hint == "did you mean split.yaml?"
 
 
+def test_an_encoder_in_a_recipe_is_refused(shop: Shop, tmp_path: Path) -> None:
+    recipe = Path(shutil.copytree(shop.recipe, tmp_path / "recipe"))
+    (recipe / "codebook.yaml").write_text("encoder: other\n")
+    with pytest.raises(UsageError, match=r"codebook\.yaml: encoder has no effect"):
+        plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe=str(recipe)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tables", [garden, parts, library], ids=lambda tables: tables.__name__)
 def test_messy_tables_end_in_a_verdict(tables: Any, shop: Shop, tmp_path: Path) -> None:
