@@ -103,7 +103,8 @@ class Plan:
         history = flag("--history-length", self.choices.history)
         yield self._examples("examples", "sft", *history)
         if recipe.has("cpt"):
-            columns = [word for name in self.choices.text_columns for word in ("--field", name)]
+            names = () if "field" in recipe.settings("cpt") else self.choices.text_columns
+            columns = [word for name in names for word in ("--field", name)]
             yield self._examples("examples of running text", "cpt", *columns)
         if recipe.has("labels"):
             yield self._examples("examples of labels", "labels")

@@ -238,6 +238,21 @@ def test_an_encoder_in_a_recipe_is_refused(shop: Shop, tmp_path: Path) -> None:
         plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe=str(recipe)))
 
 
+def test_a_recipe_may_name_its_columns_of_running_text(shop: Shop, tmp_path: Path) -> None:
+    recipe = Path(shutil.copytree(shop.recipe, tmp_path / "recipe"))
+    options = FitOptions(recipe=str(recipe))
+
+    def fields() -> list[str]:
+        steps = plan_fit(shop.items, shop.events, tmp_path / "out", options)
+        (words,) = (step.arguments for step in steps if step.name.endswith("running text"))
+        return [words[place + 1] for place, word in enumerate(words) if word == "--field"]
+
+    (recipe / "cpt.yaml").write_text("task: {item-text: 1}\n")
+    assert fields()  # measured
+    (recipe / "cpt.yaml").write_text("task: {item-text: 1}\nfield: [brand]\n")
+    assert fields() == []  # those of the file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tables", [garden, parts, library], ids=lambda tables: tables.__name__)
 def test_messy_tables_end_in_a_verdict(tables: Any, shop: Shop, tmp_path: Path) -> None:
