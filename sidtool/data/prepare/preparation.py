@@ -215,9 +215,7 @@ def _write_events(path: Path, events: RawEvents) -> None:
         texts = pa.array(ids, pa.string())
         coded = pa.DictionaryArray.from_arrays(pa.array(columns.pop(content)), texts)
         columns[f"{content}_id"] = coded.cast(pa.large_string())
-    times = columns.pop("order")
-    whole = times.astype(np.int64)
-    columns["timestamp"] = whole if np.array_equal(whole, times) else times
+    columns["timestamp"] = columns.pop("order")
     names = [name for name in ("user_id", "item_id", "timestamp", "rating") if name in columns]
     table = pa.table({name: columns[name] for name in names})
     pq.write_table(table, path, row_group_size=1 << 20, compression="zstd")

@@ -14,11 +14,12 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.coded import Column
+from sidtool.data.event_sort import ORDER, REST
 from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.opening import read_errors
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import common_unit, parse_moment
+from sidtool.data.times import MAX_WHOLE, common_unit, parse_moment
 
 BATCH = 1 << 16
 """Rows of Python values that a reader passes on at once."""
@@ -81,8 +82,9 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
     parts: dict[str, list[NDArray[Any]]] = {"user": [], "item": [], "order": []}
     for path, batches in files:
         for run in coder.runs(path, batches):
-            for name in ("user", "item", "order"):
+            for name in ("user", "item"):
                 parts[name].append(run[name].to_numpy())
+            parts["order"].append(_moments(run))
             if "rating" in run.schema.names:
                 ratings = _ratings(path, coder.texts("rating").tolist(), run)
                 parts.setdefault("rating", []).append(ratings)
@@ -90,6 +92,13 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
         raise DataError("there are no events")
     columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return RawEvents(coder.texts("user").tolist(), coder.texts("item").tolist(), columns)
+
+
+def _moments(run: Any) -> NDArray[np.int64] | NDArray[np.float64]:
+    """(rows,) the order of a run, whole numbers as such: a float64 rounds nanoseconds."""
+    numbers, rest = (run[name].to_numpy() for name in (ORDER, REST))
+    are_whole = (numbers % 1 == 0) & (rest % 1 == 0) & (np.abs(numbers) < MAX_WHOLE)
+    return numbers.astype(np.int64) + rest.astype(np.int64) if are_whole.all() else numbers
 
 
 def _ratings(path: Path, texts: Sequence[str], run: Any) -> NDArray[np.float32]:

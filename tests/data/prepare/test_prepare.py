@@ -342,6 +342,16 @@ def test_dates_are_compared_with_times_of_any_unit(tmp_path: Path, digits: int, 
     assert steps == [("read", 3), ("window", 1), ("repeated", 1)]
 
 
+def test_nanoseconds_are_not_rounded(tmp_path: Path) -> None:
+    times = [1_700_000_000_123_456_789, 1_700_000_000_123_456_790, 1_700_000_000_123_456_788]
+    table = {"user": ["u"] * 3, "item": ["a", "a", "b"], "ts": list(map(str, times))}
+    events = write_table(tmp_path / "events.csv", table)
+    assert prepare(events, tmp_path / "out").steps[-1].events == 3
+    prepared = pq.read_table(tmp_path / "out/events.parquet")
+    assert prepared["item_id"].to_pylist() == ["b", "a", "a"]
+    assert prepared["timestamp"].to_pylist() == sorted(times)
+
+
 def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
     events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
     items = write_table(tmp_path / "i.csv", {"item_id": ["a", "", "b"], "title": ["A", "B", "C"]})
