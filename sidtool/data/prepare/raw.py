@@ -19,7 +19,7 @@ from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.opening import read_errors
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import MAX_WHOLE, common_unit, parse_moment
+from sidtool.data.times import MAX_WHOLE, check_one_unit, common_unit, parse_moment
 
 BATCH = 1 << 16
 """Rows of Python values that a reader passes on at once."""
@@ -77,7 +77,7 @@ def row_batches(rows: Iterator[tuple[str, str, str, str]]) -> Iterator[Cells]:
 
 def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
     """All events of files. Raises DataError, with file and row, for an empty id and for a time or
-    rating that cannot be read, and if there are no events."""
+    rating that cannot be read, for times of several units, and if there are no events."""
     coder = EventCoder()
     parts: dict[str, list[NDArray[Any]]] = {"user": [], "item": [], "order": []}
     for path, batches in files:
@@ -88,6 +88,7 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
             if "rating" in run.schema.names:
                 ratings = _ratings(path, coder.texts("rating").tolist(), run)
                 parts.setdefault("rating", []).append(ratings)
+        check_one_unit(path, coder.units)
     if not parts["user"]:
         raise DataError("there are no events")
     columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}

@@ -208,6 +208,7 @@ def test_events_at_a_url_without_a_catalog_give_ids(tmp_path: Path) -> None:
         ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the order 'soon' is neither"),
         ("u.data", "u\t\t5\t1\n", "u.data, row 1: the item id is empty"),
         ("u.data", "u\ta\tgood\t1\n", "u.data, row 1: the rating 'good' is no number"),
+        ("u.data", "u\ta\t5\t1600000000\nu\tb\t5\t1700000000000\n", "1 in seconds, 1 in milli"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n", "there are no events"),
         ("u.data", "u\ta\n", "u.data, line 1: 2 cells, other rows have 4"),
         ("ratings.dat", "u::a::5\n", "ratings.dat, line 1: 3 cells, a rating has 4"),
