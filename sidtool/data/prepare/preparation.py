@@ -97,7 +97,7 @@ def prepare(
     may also be given as keywords, except for the format: `PrepareOptions(source="recbole")`.
 
     `source` is a file of events or a folder of the data set's files. Events are held in memory with
-    20 bytes each and every id once; items are read twice, and written as they are read. Without a
+    24 bytes each and every id once; items are read twice, and written as they are read. Without a
     file of items, the catalog has the ids alone. A dry run writes nothing. Raises UsageError if the
     output exists without `force` and for an option of a catalog without one, DataError for a
     malformed row and if no event stays.

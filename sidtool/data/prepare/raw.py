@@ -1,4 +1,4 @@
-"""Events of raw data sets as arrays, 20 bytes per event and each id once, and which of them stay:
+"""Events of raw data sets as arrays, 24 bytes per event and each id once, and which of them stay:
 by ratings, a window of time, known items, the k-core."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -102,10 +102,10 @@ def _moments(run: Any) -> NDArray[np.int64] | NDArray[np.float64]:
     return numbers.astype(np.int64) + rest.astype(np.int64) if are_whole.all() else numbers
 
 
-def _ratings(path: Path, texts: Sequence[str], run: Any) -> NDArray[np.float32]:
+def _ratings(path: Path, texts: Sequence[str], run: Any) -> NDArray[np.float64]:
     """(rows,) the ratings of a run, whose codes mean these texts; NaN for an empty one."""
     codes = run["rating"].to_numpy()
-    numbers = np.full(len(texts), np.nan, dtype=np.float32)
+    numbers = np.full(len(texts), np.nan)
     for code in np.unique(codes).tolist():
         text = texts[code]
         try:

@@ -18,6 +18,7 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.prepare.formats import GENRES
 from sidtool.data.prepare.preparation import PrepareOptions, prepare
 from sidtool.data.prepare.raw import FilterOptions, collect, core, filter_events
+from sidtool.data.tables.tables import read_columns
 from tests.data.tables.files import write_table
 
 EVENTS = [("u", "a", 10, 5.0), ("u", "b", 11, 3.0), ("v", "a", 9, 4.0), ("v", "c", 12, 1.0)]
@@ -351,6 +352,15 @@ def test_nanoseconds_are_not_rounded(tmp_path: Path) -> None:
     prepared = pq.read_table(tmp_path / "out/events.parquet")
     assert prepared["item_id"].to_pylist() == ["b", "a", "a"]
     assert prepared["timestamp"].to_pylist() == sorted(times)
+
+
+def test_large_ratings_are_not_rounded(tmp_path: Path) -> None:
+    table = {"user": ["u"] * 2, "item": ["a", "b"], "ts": ["1", "2"]}
+    watched = ["20000001", "4.1"]  # a file of float32 would be refused by split, too
+    events = write_table(tmp_path / "events.csv", table | {"rating": watched})
+    prepare(events, tmp_path / "out", PrepareOptions(filters=FilterOptions(min_rating=4.1)))
+    columns = read_columns(tmp_path / "out/events.parquet", ["rating"])
+    assert columns["rating"].to_pylist() == watched
 
 
 def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
