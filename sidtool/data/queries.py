@@ -15,7 +15,7 @@ from typing import Any
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import Header
 from sidtool.data.items import Items, render, template_columns
-from sidtool.data.tables.json_tables import is_id, json_lines
+from sidtool.data.tables.json_tables import JSON, is_id, json_lines
 from sidtool.data.tables.tables import column_names, read_columns, suffix
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -76,9 +76,12 @@ def compose_queries(items: Items, template: str) -> tuple[Query, ...]:
 def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and cells of each row; empty cells are left out."""
     header = Header(path, column_names(path))
-    names = ["item", "text", *(["user"] if "user" in header.names else [])]
+    names = ["item", "text"]
     for name in names:
         header.check(name, "queries")
+    # the header of a JSON file is that of its first rows: users may come later
+    if "user" in header.names or suffix(path) in JSON:
+        names.append("user")
     table = read_columns(path, names, ids=[name for name in names if name != "text"])
     columns = [table[name].to_pylist() for name in names]
     for number, cells in enumerate(zip(*columns, strict=True), start=1):

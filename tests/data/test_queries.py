@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Items, Query, compose_queries, read_queries
+from sidtool.data.tables.json_tables import HEAD_ROWS
 from tests.data.tables.files import write_table
 
 ITEMS = Items(
@@ -28,6 +30,12 @@ def test_queries_are_read_from_tables(tmp_path: Path, name: str) -> None:
         read_queries(broken)
     with pytest.raises(UsageError, match="no column 'text' for the queries"):
         read_queries(write_table(tmp_path / f"other-{name}", {"item": ["a"]}))
+
+
+def test_users_of_late_rows_of_a_json_file_are_read(tmp_path: Path) -> None:
+    rows = [{"item": "a", "text": "x"}] * HEAD_ROWS + [{"item": "a", "text": "x", "user": "u"}]
+    (path := tmp_path / "queries.json").write_text(json.dumps(rows))
+    assert read_queries(path)[-1].user == "u"  # else its event is trained on if it is held out
 
 
 @pytest.mark.parametrize(
