@@ -30,6 +30,8 @@ CellKind = FieldType | Literal["long"]
 """The type of one cell; "long" is a whole number of more than 18 digits."""
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 LONG = re.compile(r"[+-]?[0-9]{19,}", re.ASCII)
+SLOT_NAME = re.compile(r"(?!.*:token$)[^{}]+", re.DOTALL)
+"""The name of a field in a slot, `{user.NAME}` or `{user.NAME:token}`."""
 FITTING_KINDS: Mapping[FieldType, tuple[CellKind, ...]] = {
     "str": ("int", "long", "float", "str"),
     "float": ("int", "long", "float"),
@@ -41,13 +43,18 @@ FITTING_KINDS: Mapping[FieldType, tuple[CellKind, ...]] = {
 @dataclass(frozen=True)
 class FieldName:
     """A column as a user names it, with its type or None: the type of its values is then found.
-    Raises UsageError for another type."""
+    Raises UsageError for another type, and for a name that no slot of a template can have."""
 
     name: str
     type: FieldType | None = None
 
     def __post_init__(self) -> None:
         Option().check("the type of a field", self.type, FieldType | None)
+        if not SLOT_NAME.fullmatch(self.name):
+            raise UsageError(
+                f"a field cannot have the name {self.name!r}: templates could not show it",
+                hint="give the column another name, or name the others (--user-field)",
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:

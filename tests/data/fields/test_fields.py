@@ -229,6 +229,14 @@ def test_bad_options_are_refused(events: Path, options: Any, error: Any, message
         split_of(events, **options)
 
 
+@pytest.mark.parametrize("name", ["", "x:token", "q{r}"])
+def test_a_field_that_no_template_can_show_is_refused(events: Path, name: str) -> None:
+    Path("users.csv").write_text(f"user_id,{name},age\na,1,24\n")  # pandas names no index
+    with pytest.raises(UsageError, match=f"cannot have the name '{name}'"):
+        split_of(events, users=Path("users.csv"))
+    assert split_of(events, users=Path("users.csv"), user_fields=(FieldName("age"),))
+
+
 def test_times_need_an_order_that_is_a_time(events: Path) -> None:
     events.write_text(events.read_text().replace("880000", "").replace("timestamp", "order"))
     with pytest.raises(DataError, match="some after March 1973: the order is 600"):
