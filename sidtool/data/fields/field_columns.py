@@ -122,6 +122,13 @@ class FieldOptions:
         """All columns of events."""
         return (*self.all_feedback, *self.context)
 
+    def check_users(self) -> None:
+        """Raise UsageError unless the table of users has the fields, DataError if there is none."""
+        if self.users is not None:
+            header = Header(self.users, column_names(self.users))
+            for name in self.user_fields or map(FieldName, header.names):
+                header.check(name.name, "user field")
+
     @property
     def any(self) -> bool:
         """Whether there is any field."""
@@ -259,7 +266,6 @@ def _read_users(
     others = [name for name in header.names if name != id_column]
     names = options.user_fields or tuple(map(FieldName, others))
     for name in names:
-        header.check(name.name, "user field")
         if name.name == id_column:
             raise UsageError(f"column {id_column!r} of {path} has the ids of users, it is no field")
     table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])

@@ -123,6 +123,7 @@ def make_split(
         refuse_empty(split.protocol, split.counts)
         return split
     options.cuts()  # refused before the events are read
+    options.fields.check_users()
     session_rule = options.sessions
     further = options.further_columns
     interactions = read_interactions(

@@ -237,6 +237,17 @@ def test_a_field_that_no_template_can_show_is_refused(events: Path, name: str) -
     assert split_of(events, users=Path("users.csv"), user_fields=(FieldName("age"),))
 
 
+@pytest.mark.parametrize(
+    ("users", "error"), [("nothing.csv", DataError), ("users.csv", UsageError)]
+)
+def test_a_table_of_users_is_looked_at_before_events(
+    events: Path, users: str, error: type[Exception]
+) -> None:
+    events.write_text("user_id,item_id,timestamp\n,i1,1\n")
+    with pytest.raises(error, match=users):
+        split_of(events, users=Path(users), user_fields=(RATING,))
+
+
 def test_times_need_an_order_that_is_a_time(events: Path) -> None:
     events.write_text(events.read_text().replace("880000", "").replace("timestamp", "order"))
     with pytest.raises(DataError, match="some after March 1973: the order is 600"):
