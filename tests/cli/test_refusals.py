@@ -135,6 +135,8 @@ CASES = [
     ("SPLIT --parts 2 --protocol temporal", 2, "a split in parts cannot use --protocol temporal"),
     ("SPLIT --parts 2 --workers 2", 2, "--workers requires --engine ray"),
     ("SPLIT --order row --time-format %Y", 2, "requires a column of times"),
+    ("SPLIT --order row --times", 2, "--order row and --times, which needs times, contradict"),
+    ("SPLIT --order row --session-gap 5m", 2, "--order row and --session-gap, which needs times"),
     ("SPLIT --time-format %d/%m/%Y --protocol given --valid v --test t", 2, "apply to windows"),
     ("PREPARE --from movielens --time-format %Y", 2, "--time-format applies to --from table"),
     ("PREPARE --from movielens --user-column u", 2, "--user-column applies to --from table"),

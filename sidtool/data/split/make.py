@@ -63,6 +63,12 @@ class SplitOptions:
         for content, is_given in (("fields", self.fields.any), ("sessions", self.sessions)):
             if self.protocol == "given" and is_given:
                 raise UsageError(f"windows have no {content}: split the events to record some")
+        gap = None if self.sessions is None else self.sessions.gap
+        for flag, needs_times in (("--times", self.fields.times), ("--session-gap", gap)):
+            if self.columns.order_by == "row" and needs_times:
+                raise UsageError(
+                    f"--order row and {flag}, which needs times, contradict each other"
+                )
         if self.protocol == "last-session" and self.sessions is None:
             raise UsageError(
                 "--protocol last-session requires --session-gap or --session-column",

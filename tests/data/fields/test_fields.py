@@ -15,7 +15,7 @@ from sidtool.base.errors import (
     SidtoolWarning,
     UsageError,
 )
-from sidtool.data.columns import EventNames
+from sidtool.data.columns import EventColumns
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.fields.fields import NO_FIELDS, Condition, Fields, FieldType, FieldTypes
 from sidtool.data.split.files import read_split, split_events, user_histories, write_split
@@ -258,9 +258,9 @@ def test_times_need_an_order_that_is_a_time(events: Path) -> None:
     events.write_text("\n".join([milliseconds[0], *rows]))
     assert split_of(events, times=True).test[0].fields.time == START + 360.25
     events.write_text("user_id,item_id\n" + "a,i1\n" * 3)
-    options = SplitOptions(columns=EventNames(order_by="row"), fields=FieldOptions(times=True))
+    options = SplitOptions(fields=FieldOptions(times=True))
     with pytest.raises(DataError, match="the order is the order of the rows"):
-        make_split(events, options)
+        make_split(events, options, recorded=EventColumns("user_id", "item_id", None))
     with pytest.raises(UsageError, match="windows have no fields"):
         SplitOptions("given", Path("v"), Path("t"), fields=FieldOptions(times=True))
 
