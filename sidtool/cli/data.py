@@ -51,7 +51,7 @@ def check(
 ) -> None:
     """Report every problem of a catalog and its events, and exit with 3 if one would stop a
     build."""
-    flag = next(iter(given_flags(names)), None)
+    flag = next(iter([*given_flags(names), *given_flags(checks)]), None)
     if events is None and flag is not None:
         raise UsageError(f"{flag} requires EVENTS")
     if force and out is None:

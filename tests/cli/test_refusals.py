@@ -101,6 +101,7 @@ CASES = [
     ("decode shop.zarr lamp --strict", 3, "1 SIDs are missing, or not of an active item"),
     ("check items.jsonl --user-column u", 2, "--user-column requires EVENTS"),
     ("check items.jsonl --order row", 2, "--order requires EVENTS"),
+    ("check items.jsonl --allow-unknown", 2, "--allow-unknown requires EVENTS"),
     ("check items.jsonl --id-column u", 2, "no column 'u'"),
     ("check items.jsonl --time-format %Y", 2, "--time-format requires EVENTS"),
     ("check items.jsonl events.csv --time-format %Q", 2, "is no format of dates"),
