@@ -169,7 +169,7 @@ def read_order(
     except pa.ArrowInvalid:
         dates = _dates(column)
         if dates is not None:
-            return dates, np.zeros(len(dates))
+            return dates
         numbers = _parse_cells(path, column.to_pylist(), first_row)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
@@ -182,19 +182,20 @@ def read_order(
     return numbers, remainders
 
 
-def _dates(column: Column) -> NDArray[np.float64] | None:
-    """(n,) seconds since 1970 of ISO dates in microseconds, of which all or none have a time zone;
-    None for others: Python reads them."""
+def _dates(column: Column) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """As `read_order`, of ISO dates in nanoseconds, of which all or none have a time zone; None for
+    others: Python reads them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
         try:
-            microseconds = pc.cast(pc.cast(column, kind), pa.int64()).to_numpy()
+            nanoseconds = pc.cast(pc.cast(column, kind), pa.int64()).to_numpy()
         except pa.ArrowInvalid:
             continue
+        microseconds, rest = np.divmod(nanoseconds, 1000)
         if np.abs(microseconds).max(initial=0) < MICROSECONDS:
-            return np.asarray(microseconds / 1e6)
+            return microseconds / 1e6, rest / 1000
     return None
 
 

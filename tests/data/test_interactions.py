@@ -120,6 +120,13 @@ def test_dates_are_read_together_as_one_by_one(dates: list[str]) -> None:
         assert remainders.tolist() == singles
 
 
+def test_dates_of_pandas_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("sidtool.data.times._parse_cells")
+    dates = ["2021-01-01 00:00:00.000000789", "1969-12-31 23:59:59.999999001"]
+    numbers, remainders = read_order(Path("x"), pa.chunked_array([dates]))
+    assert (numbers.tolist(), remainders.tolist()) == ([1609459200, -1e-6], [0.789, 0.001])
+
+
 def test_parquet_times_of_any_type_are_ordered(tmp_path: Path) -> None:
     nanoseconds = [1609459200000000003, 1609459200000000001, 1609459200000000002]
     for kind in (pa.int64(), pa.uint64(), pa.timestamp("ns"), pa.timestamp("ns", "Europe/Rome")):
