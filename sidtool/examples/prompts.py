@@ -233,7 +233,7 @@ class ServedPrompts:
         if task is None:
             return None
         frame = self.frames[task][0]
-        max_length = self.options.max_length - self._answer_length(task)
+        max_length = self._prompt_length(task, self._answer_length(task))
         return TextPrompt.of_frame(frame, task, max_length)
 
     @property
@@ -262,10 +262,21 @@ class ServedPrompts:
             frame,
             task=task,
             history_length=self.options.history_length,
-            max_length=self.options.max_length - n_answer,
+            max_length=self._prompt_length(task, n_answer),
             history_as=named_task(task).history_source or "sid",
             **more,
         )
+
+    def _prompt_length(self, task: str, n_answer: int) -> int:
+        """Tokens of a prompt that `n_answer` tokens answer. Raises UsageError without room for
+        one."""
+        if n_answer >= self.options.max_length:
+            raise UsageError(
+                f"an answer of task {task} takes {n_answer} tokens, an example has at most "
+                f"{self.options.max_length}",
+                hint="raise --max-length",
+            )
+        return self.options.max_length - n_answer
 
     def _answer_length(self, task: str, n_sids: int = 1) -> int:
         """Tokens of SIDs and of the end of the completion."""

@@ -30,7 +30,7 @@ from sidtool.examples.tasks import (
     tokens_of_mix,
 )
 from sidtool.model.contract import TrainParams
-from sidtool.model.prompt import Format, Templates
+from sidtool.model.prompt import MAX_ITEMS, MAX_TOKENS, Format, Templates
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class SftOptions(UnknownOptions):
     format: Literal["auto", "plain", "chat"] = option("auto")
     """Plain text or chat turns; auto: chat if the tokenizer has a chat template and a task other
     than `sequence` is made."""
-    max_length: int = option(1024, minimum=1)
+    max_length: int = option(1024, minimum=1, maximum=MAX_TOKENS)
     """Tokens of an example; a longer history loses its oldest items."""
-    history_length: int = option(20, minimum=1)
+    history_length: int = option(20, minimum=1, maximum=MAX_ITEMS)
     """Items of a history."""
     seed: int = option(0, minimum=0)
     """Seed of all random numbers."""

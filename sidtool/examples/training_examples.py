@@ -77,6 +77,7 @@ class ExampleMaker:
         self._histories: Histories | None = None
         self._counted: tuple[Split, NDArray[np.int64]] | None = None
         self._check_inputs(items)
+        _ = self.prompts.history, self.prompts.list, self.prompts.text  # refused before the work
 
     def length(self, segments: Sequence[Segment]) -> int:
         """Number of tokens in segments, 0 without a tokenizer."""

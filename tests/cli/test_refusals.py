@@ -187,6 +187,8 @@ CASES = [
     ("SFT --task sequence=much", 2, "'much'"),
     ("SFT --task sequence", 2, "--task takes key=value"),
     ("SFT --max-length 4 --model base+sid", 2, "4"),
+    ("SFT --task next-item=1 --max-length 2", 2, "an example has at most 2"),
+    ("SFT --history-length 65537", 2, "--history-length must be at most 65536"),
     ("SFT --list-length 3", 2, "without the task list"),
     ("SFT --task list=1 --list-length 0", 2, "--list-length must be at least 1"),
     ("SFT --weight-clip 4", 2, "--weight-clip requires --weight"),

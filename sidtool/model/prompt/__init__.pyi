@@ -10,6 +10,7 @@ from .frames import PromptFrame as PromptFrame
 from .frames import Templates as Templates
 from .frames import make_frame as make_frame
 from .item_text import item_text as item_text
+from .prompts import MAX_ITEMS as MAX_ITEMS
 from .prompts import MAX_TOKENS as MAX_TOKENS
 from .prompts import HistoryPrompt as HistoryPrompt
 from .prompts import LabelPrompt as LabelPrompt
