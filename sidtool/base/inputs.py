@@ -119,10 +119,12 @@ def _takes_text(hint: Any) -> bool:
 
 def _paths(name: str, value: Any) -> Iterator[Path]:
     """Every existing file and folder that a value names, by a pattern, too, without a version
-    (PATH@VERSION) or a weight (PATH=WEIGHT)."""
+    (PATH@VERSION), a weight (PATH=WEIGHT) or a key (KEY=PATH)."""
     if not isinstance(value, str | Path) or name in _TEXTS:
         return
-    for text in (str(value), *(str(value).rpartition(sign)[0] for sign in "@=")):
+    value_text = str(value)
+    parts = (value_text.rpartition("@")[0], value_text.rpartition("=")[0])
+    for text in (value_text, *parts, value_text.partition("=")[2]):
         with suppress(OSError, ValueError):  # no path
             # Path.glob takes no absolute pattern
             matches = glob.glob(text, recursive=True, include_hidden=True)  # noqa: PTH207

@@ -139,4 +139,6 @@ def test_a_file_that_an_option_reads_is_kept(tmp_path: Path) -> None:
         check_read_files(ids, {"out": str(ids), "allow": str(ids)})
     with pytest.raises(UsageError, match="contains the input"):
         check_read_files(folder, {"out": str(folder), "config": config})
+    with pytest.raises(UsageError, match="is an input"):
+        check_read_files(ids, {"out": str(ids), "template": [f"next-item={ids}"]})
     check_read_files(folder, {"out": "out", "to": str(folder), "history": [str(config)]})
