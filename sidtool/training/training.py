@@ -13,7 +13,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import offline, require
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
-from sidtool.base.options import settings_from
+from sidtool.base.options import Option, settings_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Log, Progress
@@ -122,6 +122,7 @@ def train(
         (2, 'full')
     """
     train_options, sft_settings = settings_from(TrainOptions, options, sft_fields, keywords)
+    Option(minimum=0).check("max_minutes", max_minutes, float | None)
     out = Path(out)
     require("train")
     if not reuse:

@@ -141,6 +141,9 @@ def test_a_training_stops_after_its_time_and_records_the_step(
     def killed(*args: Any) -> None:
         raise Stopped
 
+    for minutes in (-1, float("nan")):
+        with pytest.raises(UsageError, match="max_minutes must be at least 0"):
+            short_train("refused", **settings, max_minutes=minutes)
     with monkeypatch.context() as patched:
         patched.setattr("sidtool.training.loop.watched.WatchedTrainer.write_model", killed)
         with pytest.raises(Stopped):
