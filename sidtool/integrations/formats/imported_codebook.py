@@ -170,7 +170,7 @@ def _fitted(
         params = replace(codebook.params, first_code=1)
         codebook = replace(codebook, levels=levels, params=params)
     space_sizes = (*codebook.sizes, *bundle.space.sizes[n_levels:])
-    if sizes is not None and sizes != space_sizes:
+    if sizes is not None and tuple(sizes) != space_sizes:
         raise UsageError(
             f"--levels has {'x'.join(map(str, sizes))}, the codebook {path} needs "
             f"{'x'.join(map(str, space_sizes))}"

@@ -157,7 +157,8 @@ def test_grid_with_its_map_and_its_appended_level(tmp_path: Path, is_vae: bool) 
     assert alone.manifest.collisions.policy == "allow"  # such residuals have no free SIDs
     # the codebook does not say how many codes the appended level has
     out = tmp_path / "wide.zarr"
-    wide = import_map(tmp_path / "map.pt", out, sizes=(7, 5, 6, 99), codebook=source)
+    sizes: Any = [7, 5, 6, 99]  # as a notebook has them
+    wide = import_map(tmp_path / "map.pt", out, sizes=sizes, codebook=source)
     assert (wide.space.sizes, wide.manifest.collisions.capacity) == ((7, 5, 6, 99), 99)
 
 
