@@ -82,6 +82,12 @@ class Adoption:
                 f"{self.items_without_token} of {self.items} items have a code without a token and "
                 "are never recommended"
             )
+        prompt = self.contract.history_prompt
+        if prompt and prompt.history_as == "title" and self.bundle.items.titles is None:
+            messages.append(
+                "the prompt shows titles, and the map has none, so all histories look the same: "
+                "`import MAP --items ITEMS` makes a bundle with titles"
+            )
         if self.equal_rows:
             messages.append(
                 f"{self.equal_rows} SID tokens have the embedding row of another one: they were "

@@ -213,8 +213,9 @@ def test_the_worked_prompt_has_the_items_that_fit(tmp_path: Path) -> None:
     templates = {"prompts": ["Items: {history}"], "items": ["{title}"]}
     (tmp_path / "own.json").write_text(json.dumps(templates))
     options = AdoptOptions(template_file=tmp_path / "own.json")
-    untitled = check_adoption(model.folder, model.map, tmp_path / "out", options).prompt
-    assert (len(untitled.history), untitled.text) == (2, "Items: ")
+    untitled = check_adoption(model.folder, model.map, tmp_path / "out", options)
+    assert (len(untitled.prompt.history), untitled.prompt.text) == (2, "Items: ")
+    assert "the prompt shows titles, and the map has none" in untitled.warnings[0]
 
 
 def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
