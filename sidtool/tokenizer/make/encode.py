@@ -70,7 +70,10 @@ def encode(
     bundle = opened(bundle, "open_bundle")
     # a pandas Series is indexed by labels, not by places
     texts = [texts] if isinstance(texts, str) else list(texts)
-    if not isinstance(embeddings, str | Path | list | tuple):  # as build_codebook takes them
+    are_files = isinstance(embeddings, str | Path | list | tuple)  # else as build_codebook's
+    if vectors is not None and not (are_files and not embeddings):
+        raise UsageError("give either embeddings or vectors")
+    if not are_files:
         vectors = VectorSource.as_array(embeddings)
     elif embeddings:
         vectors = joined(open_sources(bundle, embeddings))

@@ -208,6 +208,9 @@ def test_texts_are_the_names_of_given_vectors() -> None:
     assert [encoding.text for encoding in encode(bundle, "lamp", vectors=vectors[:1])] == ["lamp"]
     with pytest.raises(UsageError, match="3 texts for 2 vectors"):
         encode(bundle, ["a", "b", "c"], vectors=vectors[:2])
+    for embeddings in (vectors[:1], ["vectors.npy"], "vectors.npy"):
+        with pytest.raises(UsageError, match="give either embeddings or vectors"):
+            encode(bundle, embeddings=embeddings, vectors=vectors[:2])
 
 
 def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
