@@ -74,6 +74,9 @@ def test_no_kind(folder: Path, name: str) -> None:
 def test_a_command_of_bundles_says_what_it_was_given(folder: Path, name: str, command: str) -> None:
     message = refused(1, command, folder / name)
     assert f"{folder / name} is {KINDS[name]}, not a bundle" in message
+    if (folder / name).is_dir():
+        message = refused(1, command, f"file://{folder / name}")
+        assert f"file://{folder / name} is {KINDS[name]}, not a bundle" in message
 
 
 @pytest.mark.parametrize("name", ["split", "zarr", "config", "train.jsonl", "out.partial"])

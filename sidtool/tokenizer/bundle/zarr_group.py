@@ -53,11 +53,11 @@ def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
     if data is not None:
         return parse_root(storage.location, data, kind)
     hint = f"a {kind} is a .zarr folder or a .zarr.zip that {_COMMANDS[kind]} wrote"
-    other = describe(storage.location)
+    path = storage.local_path or Path(storage.location)
+    other = describe(path)
     if other is not None:
-        copy = Path(storage.location) / "sid.zarr"
-        if kind == "bundle" and copy.is_dir():
-            hint = f"the model's bundle is {copy}"
+        if kind == "bundle" and (path / "sid.zarr").is_dir():
+            hint = f"the model's bundle is {storage.location}/sid.zarr"
         raise DataError(f"{storage.location} is {other}, not a {kind}", hint=hint)
     if storage.exists():
         raise IntegrityError(
