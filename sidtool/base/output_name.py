@@ -76,7 +76,8 @@ def check_suffix(path: Path, kind: OutputKind) -> None:
     suffix = next((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), None)
     if suffix is None or name.endswith(kind.suffixes):
         return
-    right = path.name[: -len(suffix)] + next(iter(kind.suffixes), "")
+    right = path.name[: -len(suffix)]
+    right += "" if right.lower().endswith(kind.suffixes) else next(iter(kind.suffixes), "")
     hint = f"-o {path.parent / right}" if right else None
     raise UsageError(f"{path} ends with {suffix}, but {kind.content} is written", hint=hint)
 

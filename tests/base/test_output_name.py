@@ -194,5 +194,6 @@ def test_a_name_is_of_the_right_file_type_or_of_none(
         better = Path(str(caught.value.shell_hint).removeprefix("-o "))
         assert better.parent == Path("folder")
         check_suffix(better, kind)
+        assert better.suffixes.count(better.suffix) <= 1
     for name in right:
         check_suffix(Path(name), kind)
