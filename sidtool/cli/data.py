@@ -56,8 +56,8 @@ def check(
         raise UsageError(f"{flag} requires EVENTS")
     if force and out is None:
         raise UsageError("--force requires --fix OUT, the folder to replace")
-    if allow_losses and out is None:
-        raise UsageError("--allow-losses requires --fix OUT")
+    if allow_losses and (out is None or events is None):
+        raise UsageError("--allow-losses requires --fix OUT, and EVENTS that may be lost")
     if out is not None:
         refuse_existing(out, force, PARQUET_FOLDER)
     catalog, table = preparing.read_tables(items, events, columns, names)

@@ -59,6 +59,7 @@ def test_a_fix_that_loses_more_than_a_fifth_of_the_events_is_refused(tmp_path: P
     assert message.endswith("hint: `sidtool check --allow-losses` writes the others")
     assert tree(out) == before
     assert "requires --fix OUT" in refused(2, "check", *tables, "--allow-losses")
+    assert "EVENTS" in refused(2, "check", tables[0], "--fix", tmp_path / "x", "--allow-losses")
     run("check", *tables, "--fix", out, "--allow-losses", "--force")
     assert tree(out) == before
     done("check", *shop(tmp_path, IDS, bad=2), "--fix", tmp_path / "other")
