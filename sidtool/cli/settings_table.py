@@ -61,6 +61,8 @@ def list_settings(command: Configurable, *, preset: Preset = DEFAULT_PRESET) -> 
         >>> defaults["optimizer"]
         'adamw'
     """
+    if preset != DEFAULT_PRESET and command != "init-model":
+        raise UsageError(f"a preset is one of init-model: the settings of {command} have none")
     if command == "build-codebook":
         methods = [
             Setting(name, _spell_type(entry.type), entry.default, entry.meaning, f"method {method}")

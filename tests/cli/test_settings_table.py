@@ -68,6 +68,11 @@ def test_every_listed_key_of_init_model_can_be_set(preset: str) -> None:
     assert model_shape(preset, {setting.key: setting.default for setting in listed}, 512)  # type: ignore[arg-type]
 
 
+def test_only_init_model_has_presets() -> None:
+    with pytest.raises(UsageError, match="the settings of train have none"):
+        list_settings("train", preset="t5-tiger")
+
+
 @pytest.mark.parametrize("command", ["build-codebook", "init-model", "train", "rl"])
 def test_the_keys_that_are_completed_are_listed(command: str) -> None:
     listed = {setting.key for setting in list_settings(command)}  # type: ignore[arg-type]
