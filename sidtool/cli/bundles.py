@@ -49,6 +49,8 @@ def inspect(
     is_probed = probe != ProbeInputs() or catalog is not None
     if is_probed and prefix is not None:
         raise UsageError("--prefix excludes --split, --items, --field and --against")
+    if prefix is None and examples != 5:  # its default
+        raise UsageError("--examples requires --prefix")
     if is_model and prefix is None and not is_probed:
         return _say_model(bundle, json=json)
     opened = registry.open_bundle(f"{bundle}/{contracts.BUNDLE_COPY}" if is_model else bundle)

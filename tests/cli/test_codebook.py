@@ -81,6 +81,8 @@ def test_inspect_lists_what_the_items_of_a_code_have_in_common(road: Road) -> No
     assert (group["items"], len(group["examples"])) == (n_items, min(3, n_items))
     shown = done(*prefix).out
     assert all(f"{term['word']} ({term['share']:.0%}, overall" in shown for term in group["terms"])
+    for artifact in (road.bundle, road.tuned):
+        assert "--examples requires --prefix" in refused(2, "inspect", artifact, "--examples", 3)
 
 
 def test_verify_accepts_an_intact_bundle(road: Road) -> None:
@@ -156,6 +158,26 @@ def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Pat
     bundle = Bundle.open(out)
     titles = [bundle.items.title(row) for row in range(N_ITEMS)]
     rows = done("encode", out, *titles, "--json").lines
+    hits = sum(row["items"] == [bundle.items.ids[at]] for at, row in enumerate(here))
+    # one may lie on the border of two codes
+    assert hits >= N_ITEMS - bundle.manifest.report["reassigned"] - 1
+    shutil.rmtree(moved)
+    assert "moved" in refused(1, "encode", out, "a lamp")
+    piped = "".join(f"{title}\n" for title in titles)
+    assert done("encode", out, "--encoder", encoder, "--json", text=piped).lines == here
+
+
+def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Path) -> None:
+    out, grown, new = tmp_path / "text.zarr", tmp_path / "grown.zarr", tmp_path / "new.jsonl"
+    done("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", "lexical")
+    assert done("verify", out).code == 0
+    bundle = Bundle.open(out)
+    titles = [bundle.items.title(row) for row in range(N_ITEMS)]
+    rows = done("encode", out, *titles, "--json").lines
+    for line_end in ("\n", "\r\n"):
+        stream = io.StringIO(line_end.join(titles), newline="")
+        with patch("sidtool.cli.bundles.standard_input", lambda stream=stream: stream):
+            assert done("encode", out, "--json").lines == rows
     hits = sum(row["items"] == [bundle.items.ids[at]] for at, row in enumerate(rows))
     assert hits >= N_ITEMS - bundle.manifest.report["reassigned"] - 1
     new.write_text('{"item_id": "new", "title": "red lamp 99"}\n')
