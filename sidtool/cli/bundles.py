@@ -191,7 +191,7 @@ def encode(
     if inputs.out is not None or is_of_items:
         raise UsageError("-o and the options of a catalog or its workers require --items")
     if not inputs.embeddings and not texts:
-        texts = [line.rstrip("\n") for line in standard_input()]
+        texts = [line.rstrip("\r\n") for line in standard_input()]
     encodings = tokenizer.encode(
         registry.open_bundle(bundle),
         texts or [],
