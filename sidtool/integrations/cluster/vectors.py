@@ -19,7 +19,7 @@ from sidtool.integrations.cluster.output import (
 )
 from sidtool.integrations.cluster.run import RunOptions, RunReport, Work, run_over_folder
 from sidtool.integrations.cluster.shards import Shard, errors_at
-from sidtool.registry import locate, open_bundle, open_source
+from sidtool.registry import locate, open_bundle, open_source, with_version
 from sidtool.tokenizer import open_encoder, recorded_encoder
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import LEXICAL, Encoder, check_model, encoder_digests, load_encoder
@@ -106,7 +106,7 @@ def encode_folder(
         sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
         give embeddings
     """
-    bundle, out = str(bundle), str(out)
+    bundle, out = with_version(str(bundle)), str(out)
     opened = open_source(bundle)
     refuse_input(out, locate(bundle)[0])
     columns = columns or ItemColumns()

@@ -81,6 +81,24 @@ def test_encode(inputs: Path, tmp_path: Path) -> None:
     assert table_of(tmp_path / "titles")["sid"].to_pylist() != table["sid"].to_pylist()
 
 
+def test_a_tag_that_moves_during_a_run_changes_no_part(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, items = tmp_path / "shop", inputs / "items.jsonl"
+    sidtool.push(inputs / "shop.zarr", shop, tag="prod")
+    build = ("build-codebook", items, "--levels", "4x4x8", "--encoder", inputs / "encoder")
+    done(*build, "-o", tmp_path / "retrained.zarr")
+    sidtool.align(tmp_path / "retrained.zarr", inputs / "shop.zarr").save(tmp_path / "2.zarr")
+    moves = Mock(side_effect=lambda *_: sidtool.push(tmp_path / "2.zarr", shop, tag="prod"))
+    monkeypatch.setattr("sidtool.integrations.cluster.vectors.refuse_input", moves)
+    columns = sidtool.ItemColumns(text_template="{title}: {description}")
+    encode_folder(f"{shop}@prod", inputs / "items", tmp_path / "sids", columns)
+    assert moves.called
+    texts = sidtool.read_items(items, text_template=columns.text_template).texts
+    expected = [encoding.sid for encoding in encode(inputs / "shop.zarr", texts)]
+    assert table_of(tmp_path / "sids")["sid"].to_pylist() == expected
+
+
 @pytest.mark.parametrize("changed", ["encoder/model.safetensors", "items/1.parquet"])
 @pytest.mark.parametrize("command", ["embed", "encode"])
 def test_a_run_is_resumed_with_the_same_inputs_alone(
