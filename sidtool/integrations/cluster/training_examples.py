@@ -48,6 +48,8 @@ from sidtool.integrations.cluster.output import (
 from sidtool.integrations.cluster.run import RunOptions, parts_in_order
 from sidtool.integrations.cluster.shards import file_versions, row_count, table_urls
 from sidtool.model.contract import model_folder, read_contract
+from sidtool.registry import with_version
+from sidtool.tokenizer.bundle import Bundle
 
 JOINED = ".joined.jsonl"
 """The examples of all parts in a work folder."""
@@ -159,6 +161,9 @@ class ClusterExamples:
     """Of each process."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.inputs.bundle, Bundle):
+            inputs = replace(self.inputs, bundle=with_version(str(self.inputs.bundle)))
+            object.__setattr__(self, "inputs", inputs)
         options = self.inputs.options
         fractions = [task for task, weight in options.tasks.items() if weight != int(weight)]
         if fractions or options.max_tokens:

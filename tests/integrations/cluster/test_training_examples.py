@@ -27,10 +27,12 @@ from sidtool.examples.general_text import GeneralOptions
 from sidtool.examples.parts import ExampleParts, read_any_lineage, validation_users
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.sft_run import SftInputs, make_sft
-from sidtool.integrations.cluster import example_shards, run
+from sidtool.integrations.cluster import example_shards, run, training_examples
+from sidtool.integrations.cluster.example_shards import share_catalog
 from sidtool.integrations.cluster.run import RunOptions
 from sidtool.integrations.cluster.split_parts import PartOptions, split_in_parts
 from sidtool.integrations.cluster.training_examples import ClusterExamples
+from sidtool.registry import push
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.data.split.cases import windows_of, write_rows
 from tests.data.tables.files import write_table
@@ -104,6 +106,18 @@ def make(
         **more,
     )
     return lineage.to_json()
+
+
+def test_workers_open_the_version_that_a_tag_named_at_the_start(
+    inputs_of: Inputs, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of(split, tasks={"next-item": 1})
+    push(inputs.bundle, tmp_path / "shop", tag="prod")
+    share_with_workers = Mock(side_effect=share_catalog)
+    monkeypatch.setattr(training_examples, "share_catalog", share_with_workers)
+    published = replace(inputs, bundle=f"{tmp_path}/shop@prod")
+    make(published, tmp_path / "train.jsonl", ClusterExamples(published, RunOptions()))
+    assert share_with_workers.call_args.args[0].bundle == f"{tmp_path}/shop@1.0"
 
 
 def check_same(inputs: SftInputs, folder: Path, users: int = 7) -> None:
