@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ def test_an_imported_map_supports_all_that_encodes_nothing(
 
 
 def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Path) -> None:
-    ran = done("export", road.bundle, "--to", "flashrec", "-o", tmp_path / "sids.json")
-    assert ran.out == f"--sid-vocab-file {tmp_path / 'sids.json'}\n"
+    ran = done("export", road.bundle, "--to", "flashrec", "-o", tmp_path / "my sids.json")
+    assert shlex.split(ran.out) == ["--sid-vocab-file", str(tmp_path / "my sids.json")]
     four, model, out = tmp_path / "four.zarr", tmp_path / "four", tmp_path / "four.json"
     done(*build_words(road, four, "--levels", "4x4x4x4"))
     done("extend-model", road.base, four, "-o", model)

@@ -3,6 +3,7 @@ FlashRec and xLLM, and the token ids of its codes in a model. The engines of `--
 `integrations/cluster/engines.py` has them."""
 
 import json
+import shlex
 import warnings
 from collections.abc import Iterator
 from itertools import groupby
@@ -110,7 +111,7 @@ def write_flashrec(bundle: Bundle, path: Path, export: Export) -> Exported:
             stream.write(f'{separator}"{key}":{value}')
             separator = ","
         stream.write("}")
-    engine_options = f"--sid-vocab-file {path}"
+    engine_options = f"--sid-vocab-file {shlex.quote(str(path))}"
     if infers_layout(bundle.space):
         return Exported((path,), engine_options)
     if export.tokens is None:
