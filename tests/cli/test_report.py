@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,6 +226,12 @@ def test_a_damaged_history_is_named(road: Road, tmp_path: Path) -> None:
 def test_a_page_is_of_something(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is nothing to report on"):
         report([], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5])
+def test_options_of_a_caller_are_checked(road: Road, tmp_path: Path, seed: Any) -> None:
+    with pytest.raises(UsageError, match="seed must be"):
+        report(road.bundle, tmp_path / "page.html", seed=seed)
 
 
 def test_wrong_words_are_usage_errors(road: Road, evaluation: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from sidtool.base.artifact import describe
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.inputs import keeps_inputs
-from sidtool.base.options import option, options_from
+from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import new_file, refuse_existing
 from sidtool.base.output_name import HTML_FILE
 from sidtool.cli.reports.bundle_page import bundle_page
@@ -43,7 +43,9 @@ class ReportOptions:
     """Seed of all random numbers."""
 
     def check(self, kind: Kind, path: str | Path) -> None:
-        """Raise UsageError if a catalog, its columns, vectors or events would not be used."""
+        """Raise UsageError if a catalog, its columns, vectors or events would not be used, and as
+        `check_options`."""
+        check_options(self)
         if self.id_column is not None and self.items is None:
             raise UsageError("--id-column requires --items")
         if kind == "training output" and self.items is not None:
