@@ -122,6 +122,10 @@ def add_items(
     """
     names = options_from(CatalogNames, catalog, given)
     names.require_path(items)
+    if (vectors is not None) + bool(embeddings) + (encoder is not None) > 1:
+        raise UsageError("give one of vectors, embeddings and encoder")
+    if by_row and not embeddings:
+        raise UsageError("by_row requires embeddings")
     published = published_beside(bundle, published)
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):

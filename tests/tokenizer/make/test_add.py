@@ -215,6 +215,11 @@ def test_invalid_additions_are_refused() -> None:
         add_items(bundle, listed(["a", "b"]), vectors_of(["a"]))
     with pytest.raises(DataError, match=r"1 item ids? .* twice"):
         add_items(bundle, listed(["a", "a"]), vectors_of(["a", "a"]))
+    for sources in ({"embeddings": ["a.npy"]}, {"encoder": "minilm"}):
+        with pytest.raises(UsageError, match="one of vectors, embeddings and encoder"):
+            add_items(bundle, listed(["a"]), vectors_of(["a"]), **sources)
+    with pytest.raises(UsageError, match="by_row requires embeddings"):
+        add_items(bundle, remove=["old1"], by_row=True)
     for policy in ("reassign", "append", "allow"):
         with pytest.raises((DataError, UsageError), match=r"\(1, 2\)"):
             add_items(built(policy), listed(["a"]), np.zeros((1, 2), dtype=np.float32))
