@@ -69,7 +69,7 @@ def inspect(
         if report is not None:
             say_report(report)
         if measured is not None:
-            say_figures([(bundle, measured)], shows_usage=measured.purity_by_chance is not None)
+            say_figures([(bundle, measured)], shows_usage=catalog is not None)
         return say_changes(changes) if changes is not None else None
     group = tokenizer.explain(opened, prefix, examples=examples)
     if json:

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -73,6 +74,12 @@ def test_inspect_compares_prefixes_with_events_labels_and_an_earlier_bundle(
     assert "lift" not in done("inspect", road.bundle, *labels).out
     # the bundle of a model, too
     assert "lift" in done("inspect", road.tuned, "--split", road.split).out
+    # what cannot be measured is shown as such
+    rows = map(json.loads, road.items.read_text().splitlines())
+    unlabeled = tmp_path / "unlabeled.jsonl"
+    unlabeled.write_text("".join(json.dumps({**row, "brand": ""}) + "\n" for row in rows))
+    shown = done("inspect", road.bundle, "--items", unlabeled, "--field", "brand").out
+    assert "purity: probability" in shown
 
 
 def test_inspect_lists_what_the_items_of_a_code_have_in_common(road: Road) -> None:
