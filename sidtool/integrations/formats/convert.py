@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.options import Option, option
@@ -214,7 +214,7 @@ def export_map(
     token ids of a model (`model_tokens`), apply to flashrec, which may need them for its --sid
     option, and to sid-gr and xllm, which require them.
     Raises UsageError for options that do not apply, a bundle without active items or an existing
-    output.
+    output, CompatibilityError for tokens of other levels.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -272,7 +272,13 @@ def _export(
     *,
     force: bool = False,
 ) -> Export:
-    """Raises UsageError if every item is retired."""
+    """Raises UsageError if every item is retired, CompatibilityError for tokens of other levels."""
+    if tokens is not None and tokens.space.sizes != bundle.space.sizes:
+        raise CompatibilityError(
+            f"the tokens are those of {tokens.space.spelled_sizes} codes, and the bundle has "
+            f"{bundle.space.spelled_sizes}",
+            hint="sidtool.model_tokens(MODEL, bundle) gives those of a model of the bundle",
+        )
     if not len(bundle.active):
         raise UsageError(
             f"bundle {bundle.manifest.name!r} has no items to export: all {len(bundle)} are retired"

@@ -54,6 +54,16 @@ def test_xllm_reads_every_item_with_its_tokens(tmp_path: Path, duplicates: bool)
     assert [triple for _, triple in records] == sorted(expected.values())  # SID order
 
 
+@pytest.mark.parametrize("system", ["xllm", "sid-gr", "flashrec"])
+def test_tokens_of_other_levels_are_refused(system: System, tmp_path: Path) -> None:
+    bundle = numbered_bundle(5, (8, 8, 8))
+    for sizes in ((4, 4, 4), (8, 8, 8, 8)):
+        tokens = SidTokens(numbered_bundle(5, sizes).space, 0)
+        with pytest.raises(CompatibilityError, match="and the bundle has 8x8x8"):
+            export_map(bundle, tmp_path / "x", system, tokens=tokens)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_xllm_needs_three_levels_and_ids_that_are_numbers(tmp_path: Path) -> None:
     four = numbered_bundle(5, (4, 4, 4, 4))
     with pytest.raises(UsageError, match="of 3 levels, and these have 4"):
