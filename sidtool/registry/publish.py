@@ -173,7 +173,7 @@ def push(
     )
 
 
-def tag(reference: str, name: str) -> VersionRecord:
+def tag(reference: str | Path, name: str) -> VersionRecord:
     """Point a tag at a published version; an existing tag moves.
 
     Raises UsageError if the reference has no version or the tag is not valid, DataError if there is
@@ -185,6 +185,7 @@ def tag(reference: str, name: str) -> VersionRecord:
         '1.0'
     """
     records.check_tag(name)
+    reference = str(reference)
     if references.split_reference(reference)[1] is None:
         raise UsageError(f"{reference} names no version", hint="sidtool tag URL/NAME@VERSION TAG")
     registry, record = references.find_version(reference)

@@ -20,7 +20,7 @@ from sidtool.registry.publish import Pushed, plan_push
 from sidtool.registry.records import CARD, POINTER, VERSIONS, list_records, read_pointer
 from sidtool.registry.references import find_version, locate, open_bundle, split_reference
 from sidtool.registry.transfer import broken_parts
-from sidtool.registry.version_log import published_names
+from sidtool.registry.version_log import log, published_names
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT
 from sidtool.tokenizer.make.add import add_items
@@ -441,6 +441,12 @@ def test_invalid_targets_and_tags_are_refused(shop: str, first: Path) -> None:
         with pytest.raises(UsageError, match="names no published version"):
             split_reference(reference)
     assert everything(shop) == {}
+
+
+def test_references_are_paths_too(first: Path, tmp_path: Path) -> None:
+    push(first, tmp_path / "shop")
+    assert tag(tmp_path / "shop@1.0", "prod").version == "1.0"
+    assert log(tmp_path / "shop@prod").versions[0].published == ("1.0", "latest", "prod")
 
 
 def test_a_bundle_is_not_a_registry(first: Path) -> None:
