@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.options import Option
 from sidtool.integrations.vllm.row_constraint import (
     KEY,
     EngineSettings,
@@ -58,11 +59,11 @@ def engine_arguments(
 
     `num_beams` is the widest beam search that the engine will run, `bundle` a path or reference to
     recommend from instead of the model's copy, and `normalize` what scores are normalized over
-    instead of what the contract says. Raises UsageError if `num_beams` is less than 1 and, before
-    an engine is started, as `RowConstraint.of` does.
+    instead of what the contract says. Raises UsageError for other values and, before an engine is
+    started, as `RowConstraint.of` does.
     """
-    if num_beams < 1:
-        raise UsageError(f"num_beams must be at least 1, not {num_beams}")
+    Option(minimum=1).check("num_beams", num_beams, int)
+    Option().check("normalize", normalize, Normalize | None)
     settings = EngineSettings(str(model), None if bundle is None else str(bundle), normalize)
     RowConstraint.of(settings)  # raises
     return {

@@ -89,6 +89,8 @@ def test_what_an_engine_cannot_do_is_said(folder: Path, own: LoadedModel) -> Non
         list(recommend(engine, [Request()], RecommendOptions(k=3), candidates=["i1"]))
     with pytest.raises(UsageError, match="num_beams must be at least 1, not 0"):
         engine_arguments(folder, num_beams=0)
+    with pytest.raises(UsageError, match="normalize must be one of level, trie, vocabulary"):
+        engine_arguments(folder, normalize="levels")
     plain = TokenEngine(own.model, engine.beam_search.constraint, vllm_config(folder))
     with pytest.raises(UsageError, match="logprobs_mode 'raw_logprobs'"):
         engine_model(plain)
