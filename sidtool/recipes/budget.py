@@ -20,7 +20,8 @@ from sidtool.recipes.profile import Choices
 from sidtool.recipes.steps import Step
 from sidtool.training import MACHINE_FILE, TrainOptions, read_log
 
-PROBE_STEPS = 40
+PROBE_STEPS = 10
+"""Of each of five parts; a validation follows on the second and on the fourth."""
 PROBE_USERS = 100
 TUNING_COST = 2.0
 """Time of a user in `tune-memory`, in that of a user in validation."""
@@ -97,14 +98,14 @@ def work_of(plan: Plan) -> Work | None:
 
 
 def probe(plan: Plan) -> Step:
-    """A short training that is measured: log lines before and after a validation."""
+    """A short training that is measured: log lines before and after two validations."""
     settings: dict[str, object] = {
-        "max_steps": PROBE_STEPS,
-        "logging_steps": PROBE_STEPS // 4,
+        "max_steps": 5 * PROBE_STEPS,
+        "logging_steps": PROBE_STEPS,
         "eval_strategy": "steps",
-        "eval_steps": PROBE_STEPS // 2,
+        "eval_steps": 2 * PROBE_STEPS,
         "save_strategy": "steps",
-        "save_steps": PROBE_STEPS // 2,
+        "save_steps": 2 * PROBE_STEPS,
         "eval_users": PROBE_USERS,
     }
     out = plan.folder / "probe"
@@ -114,13 +115,14 @@ def probe(plan: Plan) -> Step:
 def read_speed(probe: Path, valid: int) -> Speed:
     """The speed that the short training measured. Raises DataError if its log lacks lines."""
     seconds = [entry["seconds"] for entry in read_log(probe / MACHINE_FILE)]
-    if len(seconds) < 4:
-        raise DataError(f"{probe} has {len(seconds)} log lines, not 4")
-    # the first quarter has the start of the libraries, the third one the validation
-    second, third, fourth = (after - before for before, after in pairwise(seconds[:4]))
-    quarter = min(second, fourth)
+    if len(seconds) < 5:
+        raise DataError(f"{probe} has {len(seconds)} log lines, not 5")
+    # the first part has the start of the libraries, the third and the fifth have a validation, the
+    # first of which loads what it needs
+    second, third, fourth, fifth = (after - before for before, after in pairwise(seconds[:5]))
+    part = min(second, fourth)
     users = max(1, min(PROBE_USERS, valid))
-    return Speed(step=quarter / (PROBE_STEPS // 4), user=max(0.0, third - quarter) / users)
+    return Speed(step=part / PROBE_STEPS, user=max(0.0, min(third, fifth) - part) / users)
 
 
 def choose_within(

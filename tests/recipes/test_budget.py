@@ -59,9 +59,9 @@ def test_more_time_gives_no_fewer_epochs() -> None:
     assert epochs[0] != epochs[-1]
 
 
-def test_the_speed_leaves_out_the_start_and_the_validation(tmp_path: Path) -> None:
+def test_the_speed_leaves_out_the_starts_and_the_validations(tmp_path: Path) -> None:
     log = tmp_path / "machine.jsonl"
-    seconds = (5.0, 6.0, 9.0, 10.5)
+    seconds = (5.0, 6.0, 21.0, 22.5, 25.5)
     log.write_text("".join(f'{{"step": 1, "seconds": {value}}}\n' for value in seconds))
     assert read_speed(tmp_path, valid=40) == Speed(step=0.1, user=0.05)
     log.write_text('{"step": 1, "seconds": 1.0}\n')
