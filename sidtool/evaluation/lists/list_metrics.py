@@ -13,6 +13,7 @@ from sidtool.data.split import Example, UserSequence
 from sidtool.data.split.pairs import ItemSequences, packed_sequences
 from sidtool.memory import count_events
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.quantize import unit
 from sidtool.tokenizer.sid import ItemRows
 
 
@@ -143,9 +144,7 @@ def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
     items = bundle.items
     directions = None
     if bundle.codebook is not None:
-        vectors = bundle.codebook.latent_vectors(items.codes)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        directions = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        directions = unit(bundle.codebook.latent_vectors(items.codes))
     sequences = ItemSequences.of_ids(packed_sequences(events), list(items.ids))
     counts = count_events(sequences, len(items))
     counts[~bundle.is_active] = 0

@@ -25,7 +25,7 @@ LOGITS_PER_BATCH = 1 << 25
 
 def perplexity(losses: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
     """exp of the mean loss over all tokens, by (n,) sums of losses and numbers of tokens."""
-    return float(np.exp(losses.sum() / max(1, counts.sum())))
+    return float(np.exp(losses.sum() / max(1, int(counts.sum()))))
 
 
 @torch.no_grad()

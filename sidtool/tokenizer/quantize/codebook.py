@@ -233,9 +233,9 @@ class Codebook:
             elif number == 0:
                 centroids = centroids - center
             half_norms = 0.5 * np.square(centroids, dtype=np.float64).sum(axis=1)
-            scores = residual @ centroids.T - half_norms.astype(np.float32)  # (n, K)
-            scores[:, : self.params.first_code] = -np.inf
-            codes[:, number] = scores.argmax(axis=1)
+            row_scores = residual @ centroids.T - half_norms.astype(np.float32)  # (n, K)
+            row_scores[:, : self.params.first_code] = -np.inf
+            codes[:, number] = row_scores.argmax(axis=1)
             residual = residual - centroids[codes[:, number]]
         return codes
 

@@ -94,8 +94,7 @@ def kmeans(
     seeds = plus_plus(part, size, rng)
     # one step of spherical k-means: means of the rows whose direction is nearest to a seed's; with
     # units u the squared distance is |v|^2 + 1 - 2 v.u
-    lengths = np.linalg.norm(seeds, axis=1, keepdims=True)
-    codes, distances = nearest(part, seeds / np.maximum(lengths, np.finfo(np.float32).tiny))
+    codes, distances = nearest(part, unit(seeds))
     by_direction = means(part, codes, distances, seeds)
     starts = [lloyd(part, start, SEEDING_ITERATIONS) for start in (seeds, by_direction)]
     errors = []
