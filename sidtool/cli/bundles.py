@@ -31,13 +31,16 @@ from sidtool.integrations.formats import CatalogFile
 from sidtool.model import contract as contracts
 from sidtool.tokenizer.encoder import Encoder
 
+EXAMPLES = 5
+"""Items under a prefix that are shown by default."""
+
 
 def inspect(
     bundle: options.Bundle,
     prefix: Annotated[
         str | None, "Start of a SID, like <s_a_12>: show what its items have in common."
     ] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Items to show.")] = 5,
+    examples: Annotated[int, typer.Option(min=0, help="Items to show.")] = EXAMPLES,
     *,
     probe: ProbeInputs,
     catalog: CatalogFile | None,
@@ -49,7 +52,7 @@ def inspect(
     is_probed = probe != ProbeInputs() or catalog is not None
     if is_probed and prefix is not None:
         raise UsageError("--prefix excludes --split, --items, --field and --against")
-    if prefix is None and examples != 5:  # its default
+    if prefix is None and examples != EXAMPLES:
         raise UsageError("--examples requires --prefix")
     if is_model and prefix is None and not is_probed:
         return _say_model(bundle, json=json)

@@ -27,7 +27,13 @@ from sidtool.evaluation.groups import (
     fulfilling,
     target_weights,
 )
-from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
+from sidtool.evaluation.held_out import (
+    OTHER_MODEL,
+    HeldOut,
+    check_recommends,
+    check_same_catalog,
+    check_targets,
+)
 from sidtool.evaluation.metrics import (
     averages,
     coverage,
@@ -148,13 +154,9 @@ def evaluate_examples(
     options = options or EvaluationOptions()
     if not examples:
         raise DataError("there are no examples to evaluate on")
-    for name, one in (("model", loaded), (OTHER_MODEL, against)):
-        if one is not None and one.contract.history_prompt is None:
-            raise DataError(
-                f"the {name} was not trained to recommend: its contract has no history prompt",
-                hint="train it on a task such as next-item",
-            )
-    _groups_of_fields(examples, options)  # what is wrong with one is said before the model runs
+    # what is wrong is said before a model runs
+    check_recommends(loaded, against)
+    _groups_of_fields(examples, options)
     memory = loaded.memory if uses_memory(loaded) else None
     if memory is not None:
         check_normalize(options.normalize or loaded.contract.normalize)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from sidtool.base.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.base.locations import given_path, opened
 from sidtool.data import UnknownOptions
 from sidtool.data.split import Example, Split, check_split, folder_manifest, open_split
@@ -79,8 +79,18 @@ def open_model_split(
     location: str | Path = opened(model, "locate_model")
     folder = model_folder(location, trust_remote_code=trust_remote_code)
     contract = read_contract(folder)
-    used = opened(bundle, "open_bundle") or open_bundle_copy(folder, contract)
+    used = open_bundle_copy(folder, contract) if bundle is None else opened(bundle, "open_bundle")
     return open_split(split, recorded=contract.event_columns(used))
+
+
+def check_recommends(model: LoadedModel, against: LoadedModel | None) -> None:
+    """Raise DataError for a model, or another one, that was not trained to recommend."""
+    for name, one in (("model", model), (OTHER_MODEL, against)):
+        if one is not None and one.contract.history_prompt is None:
+            raise DataError(
+                f"the {name} was not trained to recommend: its contract has no history prompt",
+                hint="train it on a task such as next-item",
+            )
 
 
 def check_targets(

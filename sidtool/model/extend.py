@@ -164,6 +164,8 @@ class ExtendOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        FieldTokens.of(0, self.field_tokens)  # raises UsageError
+        object.__setattr__(self, "field_tokens", as_shown(self.field_tokens))
 
 
 @keeps_inputs("a model")
@@ -199,13 +201,12 @@ def extend_model(
     options = options_from(ExtendOptions, options, given)
     bundle = opened(bundle, "open_source")
     check_extension(bundle, out, options, force=force)
-    field_tokens = as_shown(options.field_tokens)
     checkpoint = locate_base(model, revision=options.revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
     prompt_encoder(tokenizer, tokens)  # raises UsageError for a tokenizer that no prompt can use
     users = UserTokens(tokens.stop, options.user_tokens)
-    fields = FieldTokens.of(users.stop, field_tokens)
+    fields = FieldTokens.of(users.stop, options.field_tokens)
     add_block(tokenizer, users, "--user-tokens")
     add_block(tokenizer, fields, "--field-token")
     network = load_model(checkpoint, dtype=options.dtype, trust_remote_code=trust_remote_code)
@@ -222,7 +223,7 @@ def extend_model(
         base_files=checkpoint.file_digests(),
         kind=model_kind(network.config),
         user_tokens=options.user_tokens,
-        field_tokens=field_tokens,
+        field_tokens=options.field_tokens,
         stages=(StageRecord("extend", made),),
         license=options.license or None,
     )
@@ -238,8 +239,7 @@ def check_extension(
     bundle: Bundle, out: Path, options: ExtendOptions, *, force: bool = False
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
-    FieldTokens.of(0, options.field_tokens)  # raises UsageError
-    FieldTokens.of(0, as_shown(options.field_tokens))  # "4.0" and "4" may be one value
+    FieldTokens.of(0, options.field_tokens)  # raises UsageError: "4.0" and "4" are one value
     if options.init == "codebook" and bundle.codebook is None:
         raise UsageError(
             f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",

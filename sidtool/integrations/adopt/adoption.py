@@ -189,8 +189,8 @@ def check_adoption(
     if checkpoint.gguf:
         raise UsageError(f"{model} is a GGUF file: adopt copies a folder of safetensors")
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
-    if bundle.location is None:
-        sizes = level_sizes(tokenizer, bundle)
+    is_map = bundle.location is None  # its levels get every code that the tokenizer has a token for
+    if is_map and (sizes := level_sizes(tokenizer, bundle)) != bundle.space.sizes:
         bundle = read_map(Path(source), name=bundle.manifest.name, sizes=sizes)
     tokens = find_tokens(tokenizer, bundle.space)
     network = load_model(checkpoint, trust_remote_code=trust_remote_code)

@@ -183,7 +183,8 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
                 )
         item = "{sid}" if system_prompt.separator else ""
     else:
-        system_prompt, item = _from_file(Path(options.template_file or ""), kind)
+        assert options.template_file is not None
+        system_prompt, item = _from_file(Path(options.template_file), kind)
     around = make_frame("{history}", tokenizer, "text")
     before = around.before
     if system_prompt.begin and not before:
