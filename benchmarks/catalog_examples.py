@@ -3,10 +3,12 @@
 The catalog is the bundle's active items, as in `sidtool evaluate`. Metrics are at item level over
 the full catalog, by sidtool's own code."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool import Bundle
 from sidtool.data.split.files import open_split
@@ -37,8 +39,16 @@ class Part:
 
     def score(self, ranked: PopularityRanks) -> dict[str, float]:
         """Mean metrics of (n, k) ranked item numbers."""
+        return averages(*self._values(ranked))
+
+    def columns(self, ranked: PopularityRanks, names: Sequence[str]) -> NDArray[np.float64]:
+        """(n, names) metrics of each example."""
+        computed, values = self._values(ranked)
+        return values[:, [computed.index(name) for name in names]]
+
+    def _values(self, ranked: PopularityRanks) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         ks = [k for k in KS if k <= ranked.shape[1]]
-        return averages(metric_names(ks), metric_values(find_targets(ranked, self.targets), ks))
+        return metric_names(ks), metric_values(find_targets(ranked, self.targets), ks)
 
 
 @dataclass(frozen=True)

