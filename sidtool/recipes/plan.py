@@ -85,7 +85,7 @@ class Plan:
         has_cooccurrence = recipe.settings("recipe").get(COOCCURRENCE, True)
         yield commands.codebook(
             self.bundle,
-            *("--encoder", _path_or_word(self.encoder)),
+            *("--encoder", _path_or_word(self.encoder), "--seed", self.seed),
             *flag("--interactions", self.split if has_cooccurrence else None),
         )
         if recipe.has("model") == bool(self.base):
@@ -143,7 +143,8 @@ class Plan:
     def _examples(self, name: str, part: str, *options: object) -> Step:
         allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
         made = (self.bundle, self.split, self.initial, self.examples_of(part))
-        return replace(self._commands.examples(part, *made, *allowed, *options), name=name)
+        options = ("--seed", self.seed, *allowed, *options)
+        return replace(self._commands.examples(part, *made, *options), name=name)
 
     def _training(self, name: str, part: str, examples: str, out: str) -> Step:
         """A training beside that of the model."""

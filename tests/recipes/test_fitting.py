@@ -244,6 +244,15 @@ def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_every_step_with_random_numbers_has_the_seed(shop: Shop, tmp_path: Path) -> None:
+    options = replace(shop.options, seed=7)
+    steps = plan_fit(shop.items, shop.events, tmp_path / "out", options)
+    words = {step.arguments[0]: " ".join(step.arguments) for step in steps}
+    for command in ("build-codebook", "init-model", "extend-model", "make-sft"):
+        assert " --seed 7 " in words[command] + " ", command
+    assert " seed=7 " in words["train"] + " "
+
+
 def test_with_enough_time_the_printed_script_is_what_ran(finished: Finished, shop: Shop) -> None:
     steps = plan_fit(shop.items, shop.events, finished.folder, shop.options)
     printed = shell_script(steps, f"sidtool fit {shop.items} {shop.events}")
