@@ -94,3 +94,10 @@ def with_dataset(card: str, dataset: str | None) -> str:
     _, front, body = card.split("---\n", 2)
     values = yaml.safe_load(front) | {"datasets": [one_line(dataset)]}
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def names_dataset(card: str, dataset: str) -> bool:
+    """Whether `with_dataset` has put this data set into a card."""
+    import yaml
+
+    return yaml.safe_dump({"datasets": [one_line(dataset)]}, allow_unicode=True) in card

@@ -88,7 +88,8 @@ def push(
             objects=checked.n_objects,
         )
     if dry_run:
-        plan = registries.plan_push(artifact, target, tag=tag, license=license, sign=sign)
+        given = {"tag": tag, "license": license, "dataset": dataset, "sign": sign}
+        plan = registries.plan_push(artifact, target, **given)
         return options.Writing(json=json).plan(
             f"would push {plan.source.n_objects} objects as version {plan.record.version} "
             f"of {target}",

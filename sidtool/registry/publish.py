@@ -8,9 +8,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sidtool.base.artifact import MAX_ROOT_BYTES
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.hub import HubPush
-from sidtool.base.markdown import with_dataset
+from sidtool.base.markdown import names_dataset, with_dataset
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.signatures import Signer, Signers
@@ -55,6 +56,7 @@ def plan_push(
     *,
     tag: str | None = None,
     license: str | None = None,
+    dataset: str | None = None,
     sign: str | None = None,
 ) -> PushPlan:
     """Check that a bundle, memory or model (a path, URL or reference) can be pushed to URL/NAME;
@@ -64,7 +66,8 @@ def plan_push(
     one, or that of the last one if it is the same (and `push` a later one if another push takes
     it). `license` is by default that of the model's contract, else unknown. Raises UsageError if
     the target cannot be a registry folder or the tag is not valid, IntegrityError if the source is
-    damaged, RefusedError if the version of a bundle is published with another digest, the folder
+    damaged, RefusedError if the version of a bundle is published with another digest, the version
+    with a card that names another `dataset`, the folder
     has versions of another kind, a model needs a base, or a new version must be signed and `sign`
     is not given."""
     if tag is not None:
@@ -83,6 +86,8 @@ def plan_push(
     published = records.read_record(registry, record.version)
     if published is not None:
         records.refuse_other(registry, published, record)
+        if dataset is not None:
+            _check_dataset(registry, published, dataset)
         if sign is None and license not in (None, published.license):
             raise RefusedError(
                 f"version {record.version} is published with license {published.license}, not with "
@@ -94,6 +99,16 @@ def plan_push(
             f"versions of {registry.location} must be signed", hint="push with --sign KEY"
         )
     return PushPlan(checked, registry, record)
+
+
+def _check_dataset(registry: Storage, published: VersionRecord, dataset: str) -> None:
+    card = registry.read(f"{published.folder}/{CARD}", limit=MAX_ROOT_BYTES) or b""
+    if not names_dataset(card.decode("utf-8", "replace"), dataset):
+        raise RefusedError(
+            f"version {published.version} is published with a card that does not name the data set "
+            f"{dataset}",
+            hint="published versions never change: push another version, or omit the data set",
+        )
 
 
 def push(
@@ -133,7 +148,7 @@ def push(
             sent=commit.n_files,
             latest=None,
         )
-    plan = plan_push(source, target, tag=tag, license=license, sign=sign)
+    plan = plan_push(source, target, tag=tag, license=license, dataset=dataset, sign=sign)
     registry = plan.registry
     sent = 0
     while True:

@@ -108,6 +108,19 @@ def test_a_published_version_keeps_its_license(first: Path, tmp_path: Path) -> N
         assert not push(str(first), shop, license=license).new
 
 
+@pytest.mark.parametrize("before", [None, "shop/events"])
+def test_a_published_version_keeps_its_data_set(
+    first: Path, tmp_path: Path, before: str | None
+) -> None:
+    shop = str(tmp_path / "registry/shop")
+    push(str(first), shop, dataset=before)
+    for function in (push, plan_push):
+        with pytest.raises(RefusedError, match=r"1\.0 .* does not name the data set shop/other"):
+            function(str(first), shop, dataset="shop/other")
+    for dataset in (None, before):
+        assert not push(str(first), shop, dataset=dataset).new
+
+
 @in_every_store
 def test_the_same_bundle_again_repairs_what_the_store_damaged(shop: str, first: Path) -> None:
     stored = Storage(push(str(first), shop).url)
