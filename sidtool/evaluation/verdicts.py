@@ -179,7 +179,7 @@ def _advice(compared: _Compared) -> str:
     if over_memory == "unknown" and standing != "ahead":
         # a memory is mixed with scores that are normalized over the trie
         trained = compared.evaluation.settings.get("normalize", "trie") == "trie"
-        before = "" if trained else "train with --set softmax_over=trie, "
+        before = "" if trained else "train on tasks that answer with SIDs, "
         return f"add a memory: {before}build-memory, then tune-memory"
     if share_of_new_targets(compared.evaluation) >= MANY_NEW and not memory.get("content"):
         return "give the memory content for new items: build-memory --items CATALOG"

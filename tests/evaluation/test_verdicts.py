@@ -58,7 +58,7 @@ def test_a_model_alone_is_placed_beside_item_knn() -> None:
     assert behind.advice == "add a memory: build-memory, then tune-memory"
     by_level = evaluated(0.053, differences={"item-knn": gain(-0.007, -0.012, -0.003)})
     by_level.settings["normalize"] = "level"  # tune-memory refuses such a model
-    advice = "add a memory: train with --set softmax_over=trie, build-memory, then tune-memory"
+    advice = "add a memory: train on tasks that answer with SIDs, build-memory, then tune-memory"
     assert verdict(by_level).advice == advice
     level = verdict(evaluated(0.061, differences={"item-knn": gain(0.001, -0.003, 0.006)}))
     assert level.standing == "level"
