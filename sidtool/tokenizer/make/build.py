@@ -20,7 +20,7 @@ from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
 from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
-from sidtool.data.split import Split, open_split
+from sidtool.data.split import Split, SplitReference, open_split
 from sidtool.data.split.pairs import Cooccurrence, count_cooccurrence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -151,6 +151,9 @@ def build_codebook(
             items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row, folder
         )
         options = replace(options, sizes=options.sizes_for(len(items)))
+        pairs = None  # counted before texts are embedded: events may match no item
+        if split is not None:
+            pairs = count_cooccurrence(split, items.ids, window=EVENT_DISTANCE, decay=DECAY)
         made_by: Mapping[str, Any]
         vectors: Sequence[Vectors | VectorSource]
         lexical = None
@@ -171,7 +174,8 @@ def build_codebook(
             name=out.name.removesuffix(".zip").removesuffix(".zarr"),
             encoder=made_by,
             lexical=lexical,
-            split=split,
+            split=None if split is None else split.reference,
+            cooccurrence=pairs,
             work=work / "codes",
             progress=progress,
         )
@@ -257,25 +261,24 @@ def build(
     name: str,
     encoder: Mapping[str, Any],
     lexical: LexicalEncoder | None = None,
-    split: Split | None = None,
+    split: SplitReference | None = None,
+    cooccurrence: Cooccurrence | None = None,
     work: Path | None = None,
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Quantize (n, dim_i) float32 vectors of n items, of one or several sources, into a bundle.
-    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored. One source
-    is read in parts, and finished codes are stored in the folder `work`. Other arguments and errors
-    as in `build_codebook`."""
+    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored; `split` is
+    where the items have their `cooccurrence`. One source is read in parts, and finished codes are
+    stored in the folder `work`. Other arguments and errors as in `build_codebook`."""
     progress = progress or {}
     for source in sources:
         if len(source) != len(items):
             raise DataError(f"{len(source)} vectors for {len(items)} items")
-    cooccurrence = None
     recipe: dict[str, Any] = {}  # describes the training part only
-    made_from: dict[str, Any] = {}  # no part of the identity, as it has what a split holds out
-    if split is not None:
-        cooccurrence = count_cooccurrence(split, items.ids, window=EVENT_DISTANCE, decay=DECAY)
+    if cooccurrence is not None:
         recipe = {"collaborative": {"mode": "fused", **asdict(cooccurrence.record)}}
-        made_from = {"split": split.reference.to_json()}
+    # no part of the identity, as it has what a split holds out
+    made_from: dict[str, Any] = {} if split is None else {"split": split.to_json()}
     vectors, fusion, fusion_arrays = _fused(sources, options, cooccurrence)
 
     def fit_codebook() -> Codebook:

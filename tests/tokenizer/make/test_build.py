@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data import TextNames, read_items
 from sidtool.tokenizer.bundle import ItemMap
+from sidtool.tokenizer.make import build
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.build import build_codebook
 from sidtool.tokenizer.make.encode import item_vectors
@@ -130,3 +131,26 @@ def test_the_columns_of_a_catalog_are_keywords(tmp_path: Path) -> None:
             item_vectors(texts, **inputs)
     with pytest.raises(UsageError, match="text_template is for a catalog"):
         build_codebook(read, tmp_path / "x.zarr", embeddings=vectors[:N], text_template="{Nr}")
+
+
+def test_events_that_match_no_item_are_refused_before_texts_are_embedded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = write_table(tmp_path / "items.csv", {"item_id": IDS, "title": IDS})
+    events = {
+        "user_id": [f"u{row // 5}" for row in range(N)],
+        "item_id": [f"other {item}" for item in IDS],
+        "timestamp": [str(row) for row in range(N)],
+    }
+    write_table(tmp_path / "events.csv", events)
+    monkeypatch.setattr(build, "load_encoder", None)  # which cannot be called
+    (tmp_path / "encoder").mkdir()
+    with pytest.raises(DataError, match="no two of the 60 items co-occur"):
+        build_codebook(
+            items,
+            tmp_path / "new.zarr",
+            encoder=str(tmp_path / "encoder"),
+            interactions=tmp_path / "events.csv",
+            levels="8x8x8",
+        )
+    assert not (tmp_path / "new.zarr").exists()
