@@ -38,9 +38,10 @@ def score_sids(
     after each prompt.
 
     Candidates come in any order and may repeat. A score equals that of `beam_search` where the beam
-    finds the SID. It is minus infinity after an empty prompt and, with `normalize` "trie", which
-    requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if a mask cannot
-    steer the model's attention, DataError if a prompt is longer than the model's positions."""
+    finds the SID. It is minus infinity after an empty prompt, for a SID with a code without a token
+    and, with `normalize` "trie", which requires the catalog's `trie`, for one that is not in it.
+    Raises UsageError if a mask cannot steer the model's attention, DataError if a prompt is longer
+    than the model's positions."""
     keys = tokens.space.pack(candidates)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     distinct = candidates[first]  # (d, levels), sorted
@@ -64,6 +65,7 @@ def score_sids(
                 )
                 scores[batch, start : start + chunk.n_leaves] = chunk_scores.cpu().numpy()
                 tree.rewind()
+    scores[:, tokens.lacking(distinct)] = -np.inf
     return scores[:, inverse]
 
 

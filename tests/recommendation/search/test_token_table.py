@@ -96,6 +96,19 @@ def test_items_and_scores_equal_those_of_generate(
         np.testing.assert_allclose(scored[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+@TABLES
+def test_a_sid_with_a_code_without_a_token_is_impossible(tokens: SidTokens, normalize: Any) -> None:
+    ids = tokens.token_ids.copy()
+    ids[[2, SIZES[0] + 3]] = -1
+    lacking = SidTokens.of_ids(SPACE, ids.tolist())
+    codes = catalog(SIZES, 60, 1)
+    scores = score_sids(model_of("llama", BLOCK), PROMPTS, codes, lacking, normalize=normalize)
+    is_lacking = lacking.lacking(codes)
+    assert 0 < is_lacking.sum() < len(codes)
+    assert (np.isneginf(scores) == is_lacking).all()
+
+
 @TABLES
 @pytest.mark.parametrize(("architecture", "normalize"), [("llama", "trie"), ("t5", "level")])
 def test_a_policy_is_that_of_the_same_model_with_a_block(
