@@ -287,8 +287,8 @@ def fused(fusion: dict[str, Any], arrays: dict[str, Any], vector: Any) -> Any:
     return np.concatenate([together, network(arrays, "collaborative", together)])
 
 
-def in_centroid_space(manifest: dict[str, Any], arrays: dict[str, Any], vector: Any) -> Any:
-    """Steps 1 to 6."""
+def prepared(manifest: dict[str, Any], arrays: dict[str, Any], vector: Any) -> Any:
+    """Steps 1 to 4."""
     parameters = manifest["recipe"]["quantizer"]["parameters"]
     width = arrays["codebook/level_0"].shape[1]
     x = vector.astype(np.float64)
@@ -297,11 +297,30 @@ def in_centroid_space(manifest: dict[str, Any], arrays: dict[str, Any], vector: 
     assert len(x) == (parameters.get("dim") or width)
     if "codebook/encoder/scale" in arrays:
         x = x * arrays["codebook/encoder/scale"] + arrays["codebook/encoder/shift"]
-    x = unit(x) if parameters.get("normalize") else x
+    return unit(x) if parameters.get("normalize") else x
+
+
+def in_centroid_space(manifest: dict[str, Any], arrays: dict[str, Any], vector: Any) -> Any:
+    """Steps 1 to 6."""
+    parameters = manifest["recipe"]["quantizer"]["parameters"]
+    width = arrays["codebook/level_0"].shape[1]
+    x = prepared(manifest, arrays, vector)
     z = network(arrays, "in", x)
     z = z + x if parameters.get("skip") else z
     z = np.tanh(z) if parameters.get("bound") == "tanh" else z
     return np.concatenate([z, np.zeros(width - len(z))])
+
+
+def given_back(manifest: dict[str, Any], arrays: dict[str, Any], codes: Any) -> Any:
+    """From codes back to a vector."""
+    parameters = manifest["recipe"]["quantizer"]["parameters"]
+    levels = [arrays[f"codebook/level_{level}"] for level in range(len(codes))]
+    v = sum(level[code].astype(np.float64) for level, code in zip(levels, codes, strict=True))
+    first = arrays.get("codebook/encoder/out_0_weight")
+    if first is None:
+        return v[: parameters.get("dim")]
+    v = v[: len(first)]
+    return network(arrays, "out", v) + (v if parameters.get("skip") else 0)
 
 
 def check_codes(
@@ -706,3 +725,36 @@ def test_the_page_suffices_to_read_a_memory() -> None:
     for row, best in enumerate(np.argsort(-similar, kind="stable")[:, : settings["neighbors"]]):
         nearest[row, best] = similar[row, best]
     np.testing.assert_allclose(dense(arrays, "neighbors"), nearest, rtol=1e-6)
+
+
+@pytest.mark.parametrize("source", ["vectors", "codes"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("rq-kmeans", {"balanced": True}), ("rq-vae", {**QUICK["rq-vae"], "normalize": True})],
+)
+def test_the_page_suffices_to_compare_items_by_content(
+    tmp_path: Path, method: str, options: dict[str, Any], source: str
+) -> None:
+    ids = [f"i{row:02d}" for row in range(40)]
+    vectors = 1 + mixture(0, 40, 12)
+    bundle = Bundle.from_vectors(ids, vectors, levels="4x4x4", method=method, **options)
+    bundle.save(tmp_path / "shop.zarr")
+    shop, codebook = read_bundle(tmp_path / "shop.zarr")
+    vectors = vectors[[ids.index(item) for item in strings_of(codebook, "id")]]
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"u{at % 9},i{at * at % 37:02d},{at}" for at in range(90)]
+    content = sidtool.ItemContent.of(bundle, vectors if source == "vectors" else None)
+    memory = sidtool.build_memory(split_of(lines, SplitOptions()), bundle, content=content)
+    memory.save(tmp_path / "memory.zarr")
+    manifest, arrays = read_bundle(tmp_path / "memory.zarr")
+    check_keys("Memory", manifest["content"])
+
+    if source == "vectors":
+        assert manifest["content"]["vectors"] == sha256(vectors.astype("<f4").tobytes())
+        rows = np.array([prepared(shop, codebook, vector) for vector in vectors])
+    else:
+        rows = np.array([given_back(shop, codebook, codes) for codes in codebook["items/sid"]])
+    directions = np.array([unit(row) for row in rows - rows.mean(axis=0)])
+    cosines = np.triu(directions @ directions.T, k=1)
+    expected = np.where(cosines >= 0.1, cosines**2, 0)
+    np.testing.assert_allclose(dense(arrays, "content"), expected, atol=1e-4)
