@@ -25,7 +25,7 @@ from sidtool.base.errors import (
 from sidtool.base.hub import HubAccess, download, is_hub_url
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
-from sidtool.data import read_vectors, rows_in
+from sidtool.data import read_vectors, rows_in, template_columns
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
 from sidtool.tokenizer.bundle import Bundle, ItemMap
@@ -42,7 +42,8 @@ RECORD = "encoded"
 
 @dataclass(frozen=True)
 class CodebookFile:
-    """A codebook file of another system, and where its vectors come from."""
+    """A codebook file of another system, and where its vectors come from. Raises UsageError for
+    options without vectors, and for a text template that is none."""
 
     path: str | Path = option(flag="--codebook", metavar="FILE", panel="Codebook")
     """The codebook of the map: model.pt of OpenOneRec, .pth of MiniOneRec, LC-Rec or LETTER,
@@ -62,6 +63,8 @@ class CodebookFile:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.text_template:  # an empty one makes texts of ids
+            template_columns(self.text_template)  # raises
         for name in ("by_row", "fail_under"):
             if self.embeddings is None and getattr(self, name) != getattr(CodebookFile, name):
                 flag = f"--{name.replace('_', '-')}"

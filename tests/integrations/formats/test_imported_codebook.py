@@ -242,6 +242,12 @@ def test_an_encoder_that_is_not_at_hand_is_recorded_by_name(tmp_path: Path) -> N
         embed_texts(bundle, ["red lamp"])
 
 
+@pytest.mark.parametrize("template", ["{title", "{}", "{title!r}", "no column"])
+def test_a_text_template_that_is_none_is_not_recorded(template: str) -> None:
+    with pytest.raises(UsageError, match="text template"):
+        CodebookFile("rqvae.pth", text_template=template)
+
+
 @pytest.mark.filterwarnings(UNMEASURED)
 def test_an_encoder_at_hand_is_recorded_with_its_probes(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
