@@ -16,6 +16,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Answer, BadRequest, Explanation, Recommendation, Request
 from sidtool.recommendation.search.filters import on_both
 from sidtool.recommendation.search.results import EMPTY_LIST, ItemList, RankedItems
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 
 
@@ -52,29 +53,8 @@ class Recommender:
         # candidates are named, so they are scored
         repeats = loaded.contract.targets_repeat if candidates is None else None
         options = options.with_seen(repeats)
-        items = session.bundle.items
-        candidate_index = None
-        if candidates is not None:
-            candidate_index = items.rows(candidates)
-            if (candidate_index < 0).any():
-                unknown = candidates[int(candidate_index.argmin())]
-                raise DataError(f"candidate {unknown!r} is not in the bundle")
-        allowed = None
-        for name, ids in (("allow list", options.allow), ("candidates", candidates)):
-            if ids is not None:
-                listed = session.trie.positions(items.rows(ids))
-                if not len(listed):
-                    raise DataError(f"none of the {len(ids)} ids of the {name} is an active item")
-                allowed = listed if allowed is None else on_both(listed, allowed)
-        denied = items.rows(options.deny)
-        if len(denied) and (denied < 0).all():
-            raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
-        for name, ids in (("allow", options.allow or ()), ("deny", options.deny)):
-            if unknown := _unknown_ids(ids, items.rows(ids)):
-                if options.strict:
-                    raise DataError(f"the {name} list has {unknown}")
-                _warn(f"the {name} list has {unknown}")
-        return cls(session, loaded.model, options, candidate_index, allowed, denied)
+        listed = listed_items(session.bundle, options, candidates)
+        return cls(session, loaded.model, options, *listed)
 
     def with_options(self, options: RecommendOptions) -> "Recommender":
         """The same model and lists with other options. Raises UsageError for an explanation without
@@ -200,6 +180,37 @@ class Prepared:
     query: Query
 
 
+def listed_items(
+    bundle: Bundle, options: RecommendOptions, candidates: Sequence[str] | None
+) -> tuple[ItemRows | None, SidPositions | None, ItemRows]:
+    """The rows of the candidates, the positions in SID order of the items that options and
+    candidates allow (None: all), and the rows of those denied. Raises DataError as `recommend`
+    does; ids that the bundle lacks are a SidtoolWarning."""
+    items = bundle.items
+    candidate_rows = None
+    if candidates is not None:
+        candidate_rows = items.rows(candidates)
+        if (candidate_rows < 0).any():
+            unknown = candidates[int(candidate_rows.argmin())]
+            raise DataError(f"candidate {unknown!r} is not in the bundle")
+    allowed = None
+    for name, ids in (("allow list", options.allow), ("candidates", candidates)):
+        if ids is not None:
+            listed = bundle.trie().positions(items.rows(ids))
+            if not len(listed):
+                raise DataError(f"none of the {len(ids)} ids of the {name} is an active item")
+            allowed = listed if allowed is None else on_both(listed, allowed)
+    denied = items.rows(options.deny)
+    if len(denied) and (denied < 0).all():
+        raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
+    for name, ids in (("allow", options.allow or ()), ("deny", options.deny)):
+        if unknown := _unknown_ids(ids, items.rows(ids)):
+            if options.strict:
+                raise DataError(f"the {name} list has {unknown}")
+            _warn(f"the {name} list has {unknown}")
+    return candidate_rows, allowed, denied
+
+
 def _check_explain(session: QuerySession, options: RecommendOptions) -> None:
     """Raise UsageError if there is no memory to explain."""
     if options.explain and session.mixture is None:
@@ -223,5 +234,5 @@ def _unknown_ids(ids: Sequence[str], index: ItemRows) -> str:
 
 
 def _warn(message: str) -> None:
-    # 3: the caller of `Recommender.of`
+    # 3: the caller of `Recommender.of` or `listed_items`
     warnings.warn(message, SidtoolWarning, stacklevel=3)

@@ -25,6 +25,7 @@ from sidtool.integrations.cluster.shards import ROWS, Shard
 from sidtool.memory import Memory
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions, check_model_folder, load_model_folder
+from sidtool.model.contract import Contract
 from sidtool.recommendation import (
     WINDOW,
     BadRequest,
@@ -33,12 +34,14 @@ from sidtool.recommendation import (
     RecommendOptions,
     answer_each,
     count_unknown,
+    listed_items,
     read_parquet_requests,
     warn_of_unknown,
     write_result_table,
 )
 from sidtool.recommendation.search import Normalize
 from sidtool.registry import locate_model, located, open_bundle, with_version
+from sidtool.tokenizer.bundle import Bundle
 
 EXAMPLES = 2 * WINDOW
 """Examples of a part: queries that run together are those of a single process."""
@@ -73,12 +76,16 @@ class ModelSource(ModelOptions):
             memory=self.memory,
         )
 
-    def record(self) -> dict[str, Any]:
-        """What a lineage says of it: the digests of the contract, which has those of the model's
-        files, of the bundle, and of a memory that is used in place of the model's own. Reads no
-        weights; raises as `check_model_folder` and `Memory.open` do."""
+    def check(self) -> tuple[Contract, Bundle]:
+        """The contract of the model, and the bundle that is used. Reads no weights; raises as
+        `check_model_folder` does."""
         given_bundle = open_bundle(self.bundle) if self.bundle else None
-        contract, bundle, _ = check_model_folder(locate_model(self.model), given_bundle)
+        return check_model_folder(locate_model(self.model), given_bundle)[:2]
+
+    def record(self, contract: Contract, bundle: Bundle) -> dict[str, Any]:
+        """What a lineage says of it, with what `check` returns: the digests of the contract, which
+        has those of the model's files, of the bundle, and of a memory that is used in place of the
+        model's own. Raises as `Memory.open` does."""
         contract_text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
         memory = {
             name: None if value is None else str(value)
@@ -131,7 +138,9 @@ def recommend_folder(
     settings = asdict(options)
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
         settings[name] = None if ids is None else digest_strings(ids)
-    made_from = {"command": "recommend", **source.record(), "options": settings}
+    contract, bundle = source.check()
+    listed_items(bundle, options, listed)  # says what is wrong with them, before a worker starts
+    made_from = {"command": "recommend", **source.record(contract, bundle), "options": settings}
     work = partial(_open_answering, source, requests, options, listed, stop)
     report = run_over_folder(
         work, requests, str(out), made_from, run or RunOptions(), shard_rows=shard_rows

@@ -18,6 +18,7 @@ from sidtool.integrations.cluster.run import RunReport
 from sidtool.memory import build_memory
 from sidtool.memory.mixture import MemoryOptions, WeightedMemory
 from sidtool.model import LoadedModel
+from sidtool.model.contract import Contract
 from sidtool.recommendation import (
     RecommendOptions,
     answer_each,
@@ -26,6 +27,7 @@ from sidtool.recommendation import (
 )
 from sidtool.recommendation.search import Normalize
 from sidtool.registry import push
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.cli.road import write_lines
 from tests.data.split.cases import split_of
@@ -89,6 +91,39 @@ def test_the_rows_are_those_of_one_process(
         outcome.raise_bad()
 
 
+def test_ids_of_lists_that_the_bundle_lacks_are_said_once(tmp_path: Path) -> None:
+    loaded = loaded_model(small_bundle(60))
+    source: Any = LoadedSource(loaded)
+    pq.write_table(pa.table({"history": [["i1"], ["i2"]]}), tmp_path / "requests.parquet")
+    recommend = partial(recommend_folder, source, tmp_path / "requests.parquet", shard_rows=1)
+    with pytest.warns(SidtoolWarning) as record:
+        recommend(tmp_path / "out", k=2, allow=("i3", "gone", "i5"), deny=("i7", "lost"))
+    said = [str(warning.message) for warning in record if warning.category is SidtoolWarning]
+    assert said == [
+        "the allow list has 1 of 3 ids that the bundle lacks: 'gone'",
+        "the deny list has 1 of 2 ids that the bundle lacks: 'lost'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"deny": ("gone", "i1"), "strict": True}, "the deny list has 1 of 2 ids"),
+        ({"allow": ("gone",)}, "none of the 1 ids of the allow list"),
+        ({"candidates": ["i1", "gone"]}, "candidate 'gone' is not in the bundle"),
+    ],
+)
+def test_lists_are_looked_up_before_a_model_is_loaded(
+    tmp_path: Path, lists: dict[str, Any], message: str
+) -> None:
+    source: Any = Mock(wraps=LoadedSource(loaded_model(small_bundle(60))))
+    source.with_versions = lambda: source
+    pq.write_table(pa.table({"history": [["i1"]]}), tmp_path / "requests.parquet")
+    with pytest.raises(DataError, match=message):
+        recommend_folder(source, tmp_path / "requests.parquet", tmp_path / "out", **lists)
+    source.load.assert_not_called()
+
+
 def test_stop_raises_the_error_of_a_bad_request(tmp_path: Path) -> None:
     source: Any = LoadedSource(loaded_model(small_bundle(60)))
     write_requests(tmp_path / "requests")
@@ -135,10 +170,11 @@ def test_the_record_has_the_digest_of_a_memory(tmp_path: Path) -> None:
     for step in (1, 2):
         memory = build_memory(split_of([["b000", f"b{step:03d}"]]), catalog_bundle())
         memory.save(location, force=True)
-        records.append(source.record())
+        records.append(source.record(*source.check()))
         assert records[-1]["memory"]["digest"] == memory.digest
     assert records[0] != records[1]
-    assert "digest" not in ModelSource(model).record()["memory"]
+    alone = ModelSource(model)
+    assert "digest" not in alone.record(*alone.check())["memory"]
 
 
 def test_every_worker_loads_the_versions_that_the_command_began_with(
@@ -177,6 +213,9 @@ class LoadedSource:
     def load(self) -> LoadedModel:
         return self.loaded
 
-    def record(self) -> dict[str, Any]:
+    def check(self) -> tuple[Contract, Bundle]:
+        return self.loaded.contract, self.loaded.bundle
+
+    def record(self, contract: Contract, bundle: Bundle) -> dict[str, Any]:
         """What a lineage says of it."""
-        return {"model": "loaded", "bundle": self.loaded.bundle.identity.digest}
+        return {"model": "loaded", "bundle": bundle.identity.digest}
