@@ -6,7 +6,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sidtool import recommendation
+from sidtool import recommendation, registry
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.inputs import keeps_inputs
@@ -22,6 +22,7 @@ from sidtool.integrations import cluster
 from sidtool.integrations.cluster import RunOptions, WorkerOptions
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, ModelOptions
+from sidtool.model.contract import Contract, model_folder, read_contract
 from sidtool.recommendation import (
     BadRequest,
     ItemOptions,
@@ -185,7 +186,7 @@ def recommend(
     if output.out is not None:
         refuse_existing(output.out, force, RESULTS)
     loaded = load_model(model, model_options, memory)
-    _check_shown(choices.fields, loaded, is_list=choices.list)
+    _check_shown(choices.fields, loaded.contract, is_list=choices.list)
     requests = source.requests(loaded)
     # named by the command line: the error of one is that of the command
     is_one = source.file is None and source.users is None and not source.all_users
@@ -205,15 +206,12 @@ def recommend(
             outcome = recommendation.recommend_to_file(
                 loaded, requests, target, choices, resume=resume, force=force, **keywords
             )
-    _report(outcome, choices.k, output.out)
-    if output.candidates is None or choices.exclude_seen is not None:
-        note(seen_reason(choices.exclude_seen, loaded.contract.targets_repeat))
+    _report(outcome, choices, output, loaded.contract)
 
 
-def _check_shown(fields: Fields, loaded: LoadedModel, *, is_list: bool) -> None:
+def _check_shown(fields: Fields, contract: Contract, *, is_list: bool) -> None:
     """Warn of fields of --fields that the model's prompt does not show; raise UsageError if it
     shows none of them."""
-    contract = loaded.contract
     prompt = contract.list_prompt if is_list else contract.history_prompt
     # by their names in a prompt, like user.age
     named = flat(fields.to_json()).keys()
@@ -263,6 +261,9 @@ def _recommend_by_workers(
         )
     if choices.list:
         raise UsageError("--list is for one process: leave out --engine")
+    model = model.with_versions()
+    contract = read_contract(model_folder(registry.locate_model(model.model)))
+    _check_shown(choices.fields, contract, is_list=False)
     with progress("recommend") as reports:
         outcome = cluster.recommend_folder(
             model,
@@ -273,19 +274,25 @@ def _recommend_by_workers(
             stop=choices.strict,
             run=replace(run, progress=reports.get("recommend")),
         )
-    _report(outcome, choices.k, output.out)
+    _report(outcome, choices, output, contract)
 
 
-def _report(outcome: Outcome, k: int, out: Path | None) -> None:
-    """Say what was written; warn of answers with fewer than k items; fail if a request has none."""
-    if out is not None:
-        note(f"{tables.as_url(out)}: answers to {outcome.requests - outcome.bad} requests")
+def _report(
+    outcome: Outcome, choices: RecommendOptions, output: Output, contract: Contract
+) -> None:
+    """Say what was written; warn of answers with fewer than k items; fail if a request has none;
+    say whether seen items were removed."""
+    if output.out is not None:
+        n_answered = outcome.requests - outcome.bad
+        note(f"{tables.as_url(output.out)}: answers to {n_answered} requests")
     if outcome.short:
         warn(
-            f"{outcome.short} of {outcome.requests} requests have fewer than {k} items: filters or "
-            "the catalog leave no more, or no item of the history is known"
+            f"{outcome.short} of {outcome.requests} requests have fewer than {choices.k} items: "
+            "filters or the catalog leave no more, or no item of the history is known"
         )
     outcome.raise_bad()
+    if output.candidates is None or choices.exclude_seen is not None:
+        note(seen_reason(choices.exclude_seen, contract.targets_repeat))
 
 
 def _say_answer(answer: Recommendation | BadRequest, bundle: Bundle, *, json: bool) -> None:

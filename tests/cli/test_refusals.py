@@ -243,6 +243,11 @@ CASES = [
     ("ONE --engine ray", 2, "--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER"),
     ("RECOMMEND --file x -o OUT --engine ray --list 3", 2, "--list is for one process"),
     ("""ONE --fields '{"user": {"age": 3}}'""", 2, "does not show user.age of --fields"),
+    (
+        """RECOMMEND --file x -o OUT --engine ray --fields '{"user": {"age": 3}}'""",
+        2,
+        "does not show user.age of --fields",
+    ),
     ("ONE --memory-weight 0.5", 2, "memory"),
     ("ONE --explain", 2, "memory"),
     ("ONE --candidates items.jsonl --allow items.jsonl", 2, "allow list already"),
