@@ -184,12 +184,9 @@ class TrainingRun(Run):
     def history_prompt(self) -> HistoryPrompt | None:
         """The prompt for histories: of these examples, else of the model before. That of lists
         stands in for it where there is no other."""
-        made = self.lineage.history_prompt
-        earlier = self.contract.history_prompt
-        task = None if made is None else find_task(made.task)
-        if task is not None and task.target == "list" and earlier is not None:
-            return earlier
-        return made or earlier
+        both = (self.lineage.history_prompt, self.contract.history_prompt)
+        prompts = [prompt for prompt in both if prompt is not None]
+        return min(prompts, key=_is_of_lists, default=None)  # of equal ones the first
 
     def new_contract(self) -> Contract:
         """The contract of the trained model."""
@@ -258,6 +255,11 @@ class TrainingRun(Run):
             f"{tokens.start}, base {self.contract.base_model}, history prompt {task}; "
             f"in validation {seen}"
         )
+
+
+def _is_of_lists(prompt: HistoryPrompt) -> bool:
+    task = find_task(prompt.task)
+    return task is not None and task.target == "list"
 
 
 def changed_fields(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data import Items
-from sidtool.data.split import Split
+from sidtool.data.split import ListTargets, Split
 from sidtool.evaluation.tuning import tune_memory
 from sidtool.examples import SftOptions, make_sft, read_lineage
 from sidtool.memory import build_memory, verify_memory
 from sidtool.model import bind_memory, extend_model, load_model_folder, merge
 from sidtool.model.contract import MEMORY_COPY, MemoryBinding, read_contract
+from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training import StageSettings, TrainOptions
@@ -239,6 +240,25 @@ def test_only_stages_that_recommend_validate(
     assert second.best is not None
     with pytest.raises(UsageError, match="validation needs a task"):
         short_train("alone", "llama", {"title_to_sid": 1.0}, validates=True)
+
+
+def test_the_first_item_of_a_list_has_the_prompt_of_the_newest_lists(
+    tmp_path: Path, models: Make, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    made = {}
+    for length, tasks in ((4, ["list", "next-item"]), (3, ["list"]), (2, ["list"])):
+        options = SftOptions(dict.fromkeys(tasks, 1.0), lists=ListTargets(length))
+        made[length] = tmp_path / f"train-{length}.jsonl"
+        make_sft(bundle, catalog, split, made[length], options, tokenizer=tiny_tokenizer())
+
+    def prompt(*lengths: int) -> HistoryPrompt | None:
+        """That of the last of some stages, by the length of their lists."""
+        stages = [StageSettings(TrainOptions(), {}, examples=made[length]) for length in lengths]
+        return plan_stages(models("gpt2"), made[4], tmp_path / "out", stages)[-1].history_prompt
+
+    assert prompt(3, 2) == read_lineage(made[2]).history_prompt
+    assert prompt(4, 3, 2) == read_lineage(made[4]).history_prompt
+    assert prompt(3, 4) == read_lineage(made[4]).history_prompt
 
 
 def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
