@@ -159,16 +159,20 @@ class TrainingRun(Run):
         return json_digest(self.resumable(int(os.environ.get("WORLD_SIZE", "1"))))
 
     @property
+    def answers_are_sids(self) -> bool:
+        """Whether all examples answer with SIDs."""
+        tasks = map(find_task, self.lineage.tasks)
+        return all(task is not None and task.writes_sids for task in tasks)
+
+    @property
     def softmax_over(self) -> SoftmaxOver:
         """Tokens in the softmax of the loss, with `auto` resolved.
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
         softmax_over = self.options.softmax_over
-        tasks = map(find_task, self.lineage.tasks)
-        sid_only = all(task is not None and task.writes_sids for task in tasks)
         if softmax_over == "auto":
-            return "trie" if sid_only else "vocabulary"
-        if softmax_over != "vocabulary" and not sid_only:
+            return "trie" if self.answers_are_sids else "vocabulary"
+        if softmax_over != "vocabulary" and not self.answers_are_sids:
             raise UsageError(
                 f"softmax_over={softmax_over} requires that all training examples answer with SIDs",
                 hint="softmax_over=vocabulary",

@@ -148,9 +148,10 @@ def _check_memory(name: str, memory: Memory, run: TrainingRun) -> None:
     if run.contract.kind != "causal":
         raise UsageError(f"{name} teaches causal models, not a model that is {run.contract.kind}")
     if run.softmax_over != "trie":
+        fitting = "training examples that all answer with SIDs"
         raise UsageError(
             f"{name} teaches which item comes next, and the loss is over {run.softmax_over}",
-            hint="--set softmax_over=trie",
+            hint="--set softmax_over=trie" if run.answers_are_sids else fitting,
         )
 
 

@@ -125,7 +125,8 @@ def test_a_memory_teaches(tmp_path: Path, bundle: Bundle, split: Split, short_tr
     memory = build_memory(split, bundle)
     memory.save(tmp_path / "memory.zarr")
     alone = {**BRIEF, "softmax_over": "trie"}
-    taught = {**alone, "teachers": [tmp_path / "memory.zarr"]}
+    teachers = [tmp_path / "memory.zarr"]
+    taught = {**alone, "teachers": teachers}
     steps = {"save_strategy": "steps", "save_steps": 2}
     with pytest.raises(Stopped):
         short_train("pupil", stop=3, **taught, **steps)
@@ -141,6 +142,9 @@ def test_a_memory_teaches(tmp_path: Path, bundle: Bundle, split: Split, short_tr
     assert weights[0] != weights[1]
     with pytest.raises(UsageError, match="the loss is over level"):
         short_train("refused", **{**taught, "softmax_over": "level"})
+    with pytest.raises(UsageError, match="over vocabulary") as refused:
+        short_train("refused", mix={"title_to_sid": 1.0, "sid_to_title": 1.0}, teachers=teachers)
+    assert refused.value.hint == "training examples that all answer with SIDs"
     with pytest.raises(UsageError, match="teaches causal models"):
         short_train("refused", "t5", **taught)
     for other in (
