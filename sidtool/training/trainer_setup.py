@@ -95,6 +95,7 @@ def build_trainer(
         loaded,
         loss.columns(),
         memories=list(run.memories.values()),
+        longest=int(read.lengths.max()) if isinstance(read, TokenizedExamples) else 0,
         trust_remote_code=run.trust_remote_code,
     )
     callbacks: list[Any] = [ProgressCallback(progress, log)]

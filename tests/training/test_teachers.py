@@ -121,6 +121,12 @@ def test_incompatible_teachers_are_refused(
         load_teachers([wider], load_model_folder(base), None)
 
 
+def test_a_teacher_reads_the_longest_example(models: Make, short_train: Train) -> None:
+    short = models("gpt2", max_position_embeddings=16)
+    with pytest.raises(UsageError, match=r"has \d+ tokens, teacher .* reads 16"):
+        short_train("student", "llama", teachers=[short])
+
+
 def test_a_memory_teaches(tmp_path: Path, bundle: Bundle, split: Split, short_train: Train) -> None:
     memory = build_memory(split, bundle)
     memory.save(tmp_path / "memory.zarr")

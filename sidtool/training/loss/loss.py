@@ -12,7 +12,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory import Memory
 from sidtool.model import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.contract import Contract, read_contract
-from sidtool.model.network import is_encoder_decoder
+from sidtool.model.network import is_encoder_decoder, max_positions
 from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation.search import (
     Columns,
@@ -216,13 +216,16 @@ def load_teachers(
     columns: Columns | None,
     *,
     memories: Sequence[Memory] = (),
+    longest: int = 0,
     trust_remote_code: bool = False,
 ) -> Teachers:
     """Load teachers on the student's device, in float32 on a CPU and bfloat16 elsewhere; memories
     teach on the CPU.
 
-    `columns` are the token ids in the loss, None for all. Raises CompatibilityError if a tokenizer
-    or the number of logits differs, and as `check_teachers` and `load_model_folder`."""
+    `columns` are the token ids in the loss, None for all; `longest` are the tokens of the longest
+    example. Raises CompatibilityError if a tokenizer or the number of logits differs, UsageError if
+    an example is longer than a teacher's positions, and as `check_teachers` and
+    `load_model_folder`."""
     check_teachers(folders, student.contract, student.bundle)
     vocabulary = student.tokenizer.get_vocab()
     n_logits = len(student.model.get_output_embeddings().weight)
@@ -236,6 +239,13 @@ def load_teachers(
         )
         if teacher.tokenizer.get_vocab() != vocabulary:
             raise CompatibilityError(f"teacher {folder} has another tokenizer than the model")
+        positions = max_positions(teacher.model) or longest
+        if positions < longest:
+            raise UsageError(
+                f"the longest training example has {longest} tokens, teacher {folder} reads "
+                f"{positions}",
+                hint=f"examples that fit: make-sft --model MODEL --max-length {positions}",
+            )
         n_teacher_logits = len(teacher.model.get_output_embeddings().weight)
         if columns is None and n_teacher_logits != n_logits:
             raise CompatibilityError(
