@@ -139,7 +139,8 @@ def _validations(trainings: Mapping[str, Training], histories: Histories) -> Ite
     for name, training in trainings.items():
         if not training.history:
             yield f"{name} has no {HISTORY_FILE}: nothing is known of its course."
-        answers = course(training.history, training.selected)
+        best = training.best
+        answers = course(training.history, training.selected, None if best is None else best.step)
         if answers:
             yield Listing(f"Validation of {name}", answers)
     figures = [
@@ -180,13 +181,15 @@ def _chart(figure: str, histories: Histories, *, zero: bool) -> LineChart:
     return LineChart(f"{label} by step", "step", label, drawn, zero=zero)
 
 
-def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:
-    """What validation says of a run in words: how good its best weights are beside item-kNN, and
-    whether it ended too early or too late."""
+def course(history: Sequence[Entry], figure: str, step: int | None = None) -> tuple[str, ...]:
+    """What validation says of a run in words: how good its best weights, those of a `step`, are
+    beside item-kNN, and whether it ended too early or too late."""
     entries = [entry for entry in history if figure in entry]
     if not entries:
         return ()
     best = max(entries, key=lambda entry: entry[figure])
+    # rl selects no checkpoint that is worse on a slice
+    best = next((entry for entry in entries if entry["step"] == step), best)
     name = figure.removeprefix(VALIDATION)
     sentence = f"Best {name} {best[figure]:.4f}"
     if {figure + LOW, figure + HIGH} <= best.keys():

@@ -22,6 +22,14 @@ def test_the_best_validation_is_placed_beside_item_knn() -> None:
     )
 
 
+def test_the_best_weights_are_those_that_were_selected() -> None:
+    """`rl` selects no checkpoint that is worse on a slice, however good it is on all."""
+    history = [validated(10, 0.03), validated(20, 0.04)]
+    sentences = course(history, METRIC, 10)
+    assert "Best ndcg@10 0.0300 (95% interval 0.0200 to 0.0400) at step 10 of 20." in sentences
+    assert not any("more epochs" in sentence for sentence in sentences)
+
+
 @pytest.mark.parametrize(("last", "overfits"), [(5.05, False), (5.4, True)])
 def test_a_loss_that_rises_is_overfitting(last: float, overfits: bool) -> None:
     history = [validated(10, 0.06, 5.6), validated(20, 0.055), validated(30, 0.05, last)]
