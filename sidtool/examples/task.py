@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError
 from sidtool.data import Fields, FieldTypes, Items, Query, Texts
 from sidtool.data.split import Event, ListTargets, Split
 from sidtool.examples.blocks import BlockCopies, MakeBlock, TrainEvents
-from sidtool.examples.histories import Histories
+from sidtool.examples.histories import Histories, HistorySlice
 from sidtool.model.prompt import (
     PromptEncoder,
     PromptFrame,
@@ -202,7 +202,7 @@ class ExampleContext:
     """Of a general corpus."""
     lists: ListTargets | None = None
     counts: Callable[[Event], bool] | None = None
-    """Which events may be in a list; None for all."""
+    """Which events have a weight above 0, as a target; None for all."""
     first_number: int = 0
     """The number of the first event: not 0 if those of earlier users are made elsewhere."""
 
@@ -210,6 +210,10 @@ class ExampleContext:
     def history_length(self) -> int:
         """The largest number of items in a prompt."""
         return self.histories.history_length
+
+    def has_target(self, answers: HistorySlice) -> bool:
+        """Whether anything is learned from these events as answers."""
+        return self.counts is None or any(map(self.counts, answers.events))
 
     def length(self, segments: Sequence[Segment]) -> int:
         """Number of tokens in segments, 0 where nothing is measured."""

@@ -22,6 +22,8 @@ def event_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
         *earlier, target = history.indexes
         if not context.completion(target, context.frames[0]):  # the item lacks that text
             continue
+        if not context.has_target(history.newest(1)):
+            continue
         fields = NO_FIELDS
         if has_slots:
             fields = history.fields.before(history.last, tuple(context.types.context))
@@ -66,6 +68,8 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
         windows = sequence_windows(np.array([len(history)]), context.history_length)
         for start, target, stop in np.stack(windows[1:], axis=1).tolist():
             window = history.cut(start, stop)
+            if not context.has_target(history.cut(target, stop)):
+                continue
             fields = window.fields.until(stop)
             codes = context.bundle.items.codes[list(window.indexes)]
             segments, _ = assemble_history(frame, context.bundle.space, codes, None, fields)

@@ -146,6 +146,24 @@ def test_bad_values_are_refused(tmp_path: Path, events: Path) -> None:
         EventWeights.read(WeightOptions("rating"), rated_split(zero))
 
 
+def test_no_example_has_weight_0(
+    tmp_path: Path, bundle: Bundle, catalog: Items, events: Path
+) -> None:
+    """Tokens that nothing is learned from would take a part of every budget of tokens."""
+    header, *lines = events.read_text().splitlines()
+    rows = [f"{line[:-1]}{int(line[-1] == '5')}" for line in lines]  # a click, or none
+    clicks, out = tmp_path / "clicks.csv", tmp_path / "train.jsonl"
+    clicks.write_text("\n".join([header, *rows]) + "\n")
+    options = SftOptions(TASKS, history_length=3)
+    make_sft(bundle, catalog, rated_split(clicks), out, options, weights="rating")
+    examples = [row for row in read_training_examples(out) if row["task"] != "title-to-sid"]
+    assert {row["task"] for row in examples} == TASKS.keys() - {"title-to-sid"}
+    for example in examples:
+        weight, answer = example["weight"], example.get("completion") or example["text"]
+        n_targets = len(items_of({"text": answer}, bundle))
+        assert any(weight[-n_targets:]) if isinstance(weight, list) else weight > 0
+
+
 @pytest.mark.parametrize("expression", [None, "rating"])
 def test_an_event_that_is_no_target_has_weight_0_and_labels_have_none(
     tmp_path: Path, bundle: Bundle, catalog: Items, events: Path, expression: str | None
