@@ -60,6 +60,15 @@ def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:
     assert "no column 'color'" in refused(2, *made, "--query-text", "{color}", "--force")
 
 
+def test_a_model_that_does_not_recommend_is_measured_by_its_task(
+    road: Road, tmp_path: Path
+) -> None:
+    examples, out = tmp_path / "train.jsonl", tmp_path / "titles"
+    done(*make_sft(road, examples, "--model", road.model, "--task", "title-to-sid=1"))
+    said = done("train", road.model, examples, "-o", out, *TRAINING, "--set", "max_steps=1")
+    assert said.last == f"next: sidtool evaluate-task {out} title-to-sid {examples}"
+
+
 def test_text_without_an_end_is_warned_of(road: Road, tmp_path: Path) -> None:
     made = ("make-sft", road.bundle, road.items, road.events, "--task", "sid-to-title=1")
     warning = "warning: the text of sid-to-title has no end"

@@ -57,9 +57,15 @@ def notify(text: str) -> None:
 
 
 def say_summaries(
-    summaries: Sequence[Mapping[str, Any]], out: Path, *, json: bool, split: str | Path = "SPLIT"
+    summaries: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    json: bool,
+    split: str | Path = "SPLIT",
+    task: str | None = None,
 ) -> None:
-    """The result of each stage of a training, and the next command; once for all processes."""
+    """The result of each stage of a training, and the next command, for a model that recommends
+    nothing that of a `task`; once for all processes."""
     if not _is_first_process():
         return None
     if json:
@@ -69,7 +75,8 @@ def say_summaries(
             for key, value in summary.items():
                 if value is not None:
                     say(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
-    return next_step("sidtool evaluate {out} {split}", out=out, split=split)
+    command = "evaluate {out}" if task is None else "evaluate-task {out} {task}"
+    return next_step(f"sidtool {command} {{split}}", out=out, task=task, split=split)
 
 
 def _is_first_process() -> bool:
