@@ -160,6 +160,9 @@ def evaluate_task(
     thresholds = limits.values()
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))
     loaded = load_model(model, model_options)
+    levels = loaded.bundle.space.levels
+    names = tasks.task_metric_names(task, levels, questions.num_beams)
+    evaluation.check_names(thresholds, names)
     with progress("evaluate") as reports:
         answers = tasks.evaluate_task(loaded, source, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)

@@ -6,7 +6,17 @@ import pytest
 
 from sidtool.examples import read_lineage, read_training_examples
 from sidtool.examples.tasks import named_task
-from tests.cli.road import N_ITEMS, TRAINING, Road, done, make_sft, refused, run, write_lines
+from tests.cli.road import (
+    N_ITEMS,
+    TRAINING,
+    Road,
+    done,
+    interrupt,
+    make_sft,
+    refused,
+    run,
+    write_lines,
+)
 from tests.examples.cases import ALL_TASKS
 
 MIX = ("next-item=1", "title-to-sid=1", "sid-to-title=1", "description-to-sid=0.5", "item-text=0.5")
@@ -167,6 +177,15 @@ def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_
     assert (failed.code, "exact is" in failed.last) == (3, True)
     below = write_lines(tmp_path / "gone", ["zzz"])
     assert "there are no questions" in refused(1, *ask, "--only-items", below)
+
+
+def test_an_unknown_metric_is_refused_before_a_question(
+    road: Road, spoken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.evaluation.tasks.evaluate_task", interrupt)
+    for task, metric in (("title-to-sid", "hr@5"), ("sid-to-title", "prefix@1")):
+        ask = ("evaluate-task", spoken, task, "--fail-under", f"{metric}=0.1", "--num-beams", 4)
+        assert f"'{metric}' is not a metric of this evaluation" in refused(2, *ask)
 
 
 def corpus(path: Path, n: int) -> Path:

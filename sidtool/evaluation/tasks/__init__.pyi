@@ -6,3 +6,4 @@ from .questions import QuestionOptions as QuestionOptions
 from .questions import TaskEvaluationOptions as TaskEvaluationOptions
 from .task_evaluation import TaskEvaluation as TaskEvaluation
 from .task_evaluation import evaluate_task as evaluate_task
+from .task_evaluation import task_metric_names as task_metric_names

@@ -240,7 +240,7 @@ def sid_answer_metrics(
         ]
     )
     accuracy[ranked[:, 0] < 0] = 0  # an empty prompt has no answer
-    accuracy_names = (*(f"prefix@{level}" for level in range(1, space.levels)), "exact")
+    accuracy_names = _accuracy_names(space.levels)
 
     # retrieval ranks items: items that share a SID share its rank
     all_codes = trie.leaf_codes(Leaves(np.arange(trie.n_leaves))).tolist()
@@ -251,6 +251,19 @@ def sid_answer_metrics(
     names = (*accuracy_names, *metric_names(ks))
     values = np.concatenate([accuracy, retrieval], axis=1)
     return AnswerMetrics(names, values, chance=_chance(accuracy_names, correct, leaves))
+
+
+def _accuracy_names(levels: int) -> tuple[str, ...]:
+    return (*(f"prefix@{level}" for level in range(1, levels)), "exact")
+
+
+def task_metric_names(task: str, levels: int, num_beams: int) -> tuple[str, ...]:
+    """The metrics that answers of a task may have, SIDs of so many levels or texts."""
+    target = named_task(task).target
+    if target == "sid":
+        return (*_accuracy_names(levels), *metric_names([k for k in KS if k <= num_beams]))
+    of_labels = ("accuracy", "log_loss", "auc") if target == "feedback" else ()
+    return (*of_labels, "exact_match", "token_f1", "perplexity")
 
 
 def _chance(
