@@ -157,15 +157,16 @@ def _example_maker(
     label_prompts = (prompt for prompt in contract.label_prompts if prompt.task == task)
     prompt = next(label_prompts, contract.history_prompt)
     columns = options.catalog.fields
-    max_length, sft = SftOptions.max_length, None
+    max_length, sft, format = SftOptions.max_length, None, contract.example_format
     if (trained := contract.training_of(task)) is not None:
         max_length, sft = trained.max_length or max_length, trained.sft
+        format = trained.example_format
     if sft is not None and named_task(task).target == "text":
         columns = columns or sft.columns
     templates = {} if sft is None else sft.templates
     sft_options = SftOptions(
         tasks={task: 1.0},
-        format=cast(Format | None, contract.example_format) or "auto",
+        format=cast(Format | None, format) or "auto",
         max_length=min(max_length, max_positions(loaded.model) or max_length),
         history_length=(sft or prompt or SftOptions).history_length,
         templates={name: template for name, template in templates.items() if name == task},

@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.evaluation.tasks.questions import Question
+from sidtool.data import FieldTypes
+from sidtool.evaluation.tasks.questions import Question, TaskEvaluationOptions, make_questions
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions, evaluate_task
 from sidtool.evaluation.tasks.text_answers import exact_match, token_f1
 from sidtool.memory.mixture import WeightedMemory
 from sidtool.model import LoadedModel
+from sidtool.model.contract import StageRecord
 from sidtool.model.prompt import Segment, begin, catalog, prompt_encoder, sids, template
 from sidtool.recommendation.search import BeamOptions, Normalize
 from sidtool.recommendation.search.score import score_sids
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.memory.cases import small_memory
-from tests.models import EOS, greedy
+from tests.model.contract.cases import TRAINED
+from tests.models import CHAT_TEMPLATE, EOS, greedy
 
 N = 30
 SEARCH = BeamOptions(num_beams=N)
@@ -105,6 +108,21 @@ def test_an_answer_correct_for_one_question_is_correct_for_its_group(loaded: Loa
     assert (helped.metrics["exact"], helped.metrics["prefix@1"]) == (1, 1)
     assert helped.metrics["hr@1"] == 0  # retrieval looks for the item itself
     assert helped.chance["exact"] == pytest.approx(2 / N)
+
+
+def test_questions_have_the_format_of_the_training_of_their_task() -> None:
+    loaded = made()
+    loaded.tokenizer.chat_template = CHAT_TEMPLATE
+    formats = {"title-to-sid": "chat", "sequence": "plain"}
+    stages = tuple(
+        StageRecord("full", replace(TRAINED, task_weights={task: 1.0}, example_format=format))
+        for task, format in formats.items()
+    )
+    loaded = replace(loaded, contract=replace(loaded.contract, stages=stages))
+    for task, begins in (("title-to-sid", "<|im_start|>"), ("sid-to-title", "Semantic ID of an item")):
+        options = TaskEvaluationOptions(task=task)
+        questions, _ = make_questions(loaded, (), options, FieldTypes())
+        assert questions[0].prompt[0].text.startswith(begins)
 
 
 def test_a_shared_sid_is_correct_and_its_items_share_the_rank() -> None:
