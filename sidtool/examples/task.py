@@ -126,6 +126,11 @@ class Task:
         return self.target in ("sid", "list")
 
     @property
+    def learns_sids(self) -> bool:
+        """Whether answers, or running text, have SIDs."""
+        return self.writes_sids or (self.target == "text" and self.per != "document")
+
+    @property
     def history_source(self) -> Literal["sid", "title"] | None:
         """How the prompt shows a history; None for a task without such a prompt."""
         if not self.of_users or self.target == "text":

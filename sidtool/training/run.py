@@ -181,7 +181,11 @@ class TrainingRun(Run):
 
     @property
     def normalize(self) -> Literal["level", "trie"]:
-        """Normalization of the trained model's scores: the finest that its loss used."""
+        """Normalization of the trained model's scores: the finest that its loss used; that of the
+        model before where nothing was learned about SIDs."""
+        tasks = map(find_task, self.lineage.tasks)
+        if not any(task is None or task.learns_sids for task in tasks):
+            return self.contract.normalize
         return "trie" if self.softmax_over == "trie" else "level"
 
     @property

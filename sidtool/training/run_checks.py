@@ -58,7 +58,8 @@ def plan_training(
         contract, bundle, _ = check_model_folder(model_dir, bundle)
     else:
         model_dir, bundle = before.out, before.bundle
-        contract = replace(before.contract, history_prompt=before.history_prompt)
+        prompt, normalize = before.history_prompt, before.normalize
+        contract = replace(before.contract, history_prompt=prompt, normalize=normalize)
         earlier_split = before.lineage.split
         check_split(as_url(before.examples), earlier_split, location, lineage.split)
 

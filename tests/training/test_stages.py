@@ -280,6 +280,21 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
     assert planned.to_json() == {**paths, "options": options, "settings": OFTEN_3}
 
 
+def test_answers_without_sids_leave_the_normalization(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    """Trained over the trie, a model has no idea of the codes that lead to no item."""
+    sequences, titles = examples(sequence=1.0), examples(sid_to_title=1.0)
+    both = examples(sid_to_title=1.0, next_item=1.0)
+
+    def normalize(*made: Path) -> str:
+        stages = [StageSettings(TrainOptions(), {}, examples=path) for path in made]
+        return plan_stages(models("gpt2"), made[0], tmp_path / "out", stages)[-1].normalize
+
+    assert normalize(titles) == normalize(sequences, both) == normalize(both, titles) == "level"
+    assert normalize(sequences, titles) == "trie"
+
+
 @pytest.mark.slow
 def test_padding_is_not_counted_as_tokens(examples: Make, short_train: Train) -> None:
     packed, padded = (
