@@ -238,6 +238,13 @@ def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool)
             hint="sidtool train trains it on a task such as sequence",
         )
     if not is_of_lists:
+        task = find_task(contract.history_prompt.task)
+        if task is not None and task.feedback:
+            raise UsageError(
+                f"the prompt of {model_dir} shows the {task.feedback} that the next item is to "
+                "have, which training examples do not say",
+                hint="a model that was trained on the task sequence or next-item",
+            )
         return contract.history_prompt
     if contract.list_prompt is None:
         raise CompatibilityError(

@@ -18,6 +18,9 @@ from sidtool.model import load_model_folder
 from sidtool.model.contract import read_contract
 from sidtool.training import train
 from sidtool.training.reinforcement import RlOptions, check_rl, plan_rl, rl
+from sidtool.training.reinforcement.rl_run import _policy_prompt
+from tests.bundles import small_bundle
+from tests.loaded import HISTORY_PROMPT, loaded_model
 from tests.sealed import reseal
 from tests.training.runs import ENVIRONMENT, RL, Make, Stopped, same, short_rl, weights
 
@@ -227,6 +230,13 @@ def test_a_plan_needs_validation_users(tmp_path: Path, tuned: Path, made: Path) 
 def test_a_model_that_cannot_recommend_is_refused(tmp_path: Path, models: Make, made: Path) -> None:
     with pytest.raises(RefusedError, match="no history prompt"):
         rl(models("llama"), made, tmp_path / "out")
+
+
+def test_a_prompt_that_says_what_the_next_item_is_to_be_like_is_refused() -> None:
+    prompt = replace(HISTORY_PROMPT, task="next-item-by-rating")
+    contract = loaded_model(small_bundle(8), history_prompt=prompt).contract
+    with pytest.raises(UsageError, match="shows the rating that the next item is to have"):
+        _policy_prompt(contract, "model m", is_of_lists=False)
 
 
 PROGRAM = """
