@@ -228,11 +228,11 @@ def uses_memory(loaded: LoadedModel) -> bool:
 
 def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> dict[str, Any]:
     """What else determines a model's recommendations: its bundle, what scores are normalized over,
-    and the memory that is used; and its name."""
+    and its memory, which may have the weight 0; and its name."""
     settings: dict[str, Any] = {"model": loaded.name} if loaded.name else {}
     settings["bundle"] = loaded.bundle.identity.digest
     settings["normalize"] = normalize or loaded.contract.normalize
-    if loaded.memory is not None and uses_memory(loaded):
+    if loaded.memory is not None:
         knn = asdict(loaded.memory.memory.manifest.settings)
         settings["memory"] = {**loaded.memory.to_json(), **knn}
         settings["memory"]["content"] = loaded.memory.memory.manifest.content is not None

@@ -176,7 +176,7 @@ def _advice(compared: _Compared) -> str:
         return "leave out baselines=False, which leaves out item-kNN"
     if standing == "unknown":
         return "evaluate on a split with training events, which has item-kNN beside the model"
-    if over_memory == "unknown" and standing != "ahead":
+    if not memory and over_memory == "unknown" and standing != "ahead":
         # a memory is mixed with scores that are normalized over the trie
         trained = compared.evaluation.settings.get("normalize", "trie") == "trie"
         before = "" if trained else "train on tasks that answer with SIDs, "

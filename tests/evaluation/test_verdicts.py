@@ -205,3 +205,15 @@ def test_an_evaluation_has_the_intervals_that_the_verdict_needs() -> None:
     assert second.startswith("with its memory the model is ")
     assert ", without " in second
     assert verdict(StoredEvaluation.from_json(evaluation.to_json())) == verdict(evaluation)
+
+
+def test_a_memory_that_was_tuned_to_weight_0_is_not_advised_again() -> None:
+    events, examples = visits()
+    loaded = trie_model(shared=False)
+    memory = WeightedMemory(memory_of(events, loaded.bundle), 0.0, 2.0)
+    options = EvaluationOptions()
+    evaluation = evaluate_examples(replace(loaded, memory=memory), examples, events, options)
+    assert verdict(evaluation).standing != "ahead"
+    assert "memory alone" not in evaluation.baselines
+    assert "add a memory" not in verdict(evaluation).advice
+    assert "add a memory" in verdict(evaluate_examples(loaded, examples, events, options)).advice
