@@ -103,7 +103,8 @@ def evaluate(
         )
     say_evaluation(measured, details=details, json=json)
     evaluation.check_thresholds(measured.metrics, thresholds)
-    next_step(evaluation.verdict(measured).next_step(measured, str(model)))
+    prompt = loaded.contract.history_prompt
+    next_step(evaluation.verdict(measured).next_step(measured, str(model), prompt))
 
 
 def _open_split(model: str, split: Path, model_options: ModelOptions) -> Split:

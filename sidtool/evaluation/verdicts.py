@@ -3,6 +3,7 @@
 A share is the mean difference over the mean of the system that the model is compared with; the ends
 of its interval are those of the paired difference over the same mean."""
 
+import json
 import shlex
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.held_out import OTHER_MODEL
 from sidtool.evaluation.ranking import ITEM_KNN, POPULARITY
 from sidtool.evaluation.results import MEMORY_ALONE, MIXTURE, MODEL_ALONE, StoredEvaluation
+from sidtool.model.prompt import HistoryPrompt
 
 Standing = Literal["ahead", "level", "behind", "unknown"]
 """Where a model stands beside another system: "level" if the 95% interval of the difference
@@ -45,16 +47,20 @@ class EvaluationVerdict(JsonRecord):
 
     __repr__ = __str__
 
-    def next_step(self, evaluation: StoredEvaluation, model: str) -> str:
+    def next_step(
+        self, evaluation: StoredEvaluation, model: str, prompt: HistoryPrompt | None = None
+    ) -> str:
         """What a command ends with: recommendations for a real history, if the answer is yes or
-        unknown; else the advice."""
+        unknown, with the fields that the model's prompt shows, each unknown; else the advice."""
         if self.sentences[0].startswith("No"):
             return self.advice
         histories = [sample.history for sample in evaluation.samples[:1]]
         # --history takes ids between commas
         items = [item for history in histories for item in history if "," not in item][-3:]
-        history = ",".join(items or ["ITEM", "ITEM"])
-        command = ("sidtool", "recommend", model, "--history", history, "-k", "10")
+        items = items or ["ITEM", "ITEM"]
+        command = ["sidtool", "recommend", model, "--history", ",".join(items), "-k", "10"]
+        if prompt is not None and prompt.shows_fields:
+            command += ["--fields", json.dumps(prompt.unknown_fields(len(items)).to_json())]
         return shlex.join(command)
 
 

@@ -21,6 +21,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data.prepare import clean_tables, read_tables, report
 from sidtool.evaluation import EvaluationVerdict, StoredEvaluation
+from sidtool.model.contract import read_contract
 from sidtool.recipes.budget import (
     FILE,
     TRAINING,
@@ -186,9 +187,10 @@ def fit(
         evaluation = parse_json(plan.metrics.read_bytes())
         verdict = EvaluationVerdict.from_json(evaluation["verdict"])
         stored = StoredEvaluation.from_json(evaluation)
+        prompt = read_contract(plan.model).history_prompt
         return Fitted(
             verdict=verdict,
-            next=verdict.next_step(stored, str(plan.model)),
+            next=verdict.next_step(stored, str(plan.model), prompt),
             model=str(plan.model),
             report=str(plan.page),
             script=str(script),

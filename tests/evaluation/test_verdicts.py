@@ -1,13 +1,17 @@
+import json
+import shlex
 from dataclasses import replace
 
 import pytest
 
+from sidtool.data import Fields
 from sidtool.evaluation import Averages, EvaluationOptions, Sample, StoredEvaluation, verdict
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.results import NO_EXAMPLES, Slice
 from sidtool.evaluation.verdicts import deciding_metric
 from sidtool.memory.mixture import WeightedMemory
+from sidtool.model.prompt import HistoryPrompt
 from tests.evaluation.shop import memory_of, trie_model, visits
 
 METRIC = "ndcg@10"
@@ -155,8 +159,12 @@ def test_a_command_ends_with_recommendations_or_the_advice() -> None:
     assert answer.next_step(ahead, "my model") == command.format("ITEM,ITEM")
     # a comma would be the end of an id
     sample = Sample("u1", 0, ("a", "b", "c", "x,y", "d"), "e", {})
-    history = answer.next_step(replace(ahead, samples=(sample,)), "my model")
-    assert history == command.format("b,c,d")
+    sampled = replace(ahead, samples=(sample,))
+    assert answer.next_step(sampled, "my model") == command.format("b,c,d")
+    prompt = HistoryPrompt("sequence", "{user.age}{history}", 20, 99, item="{sid}{event.rating}")
+    *_, flag, fields = shlex.split(answer.next_step(sampled, "my model", prompt))
+    assert flag == "--fields"
+    assert Fields.from_json(json.loads(fields), 3) == prompt.unknown_fields(3)
     behind = evaluated(0.05, differences={"item-knn": gain(-0.01, -0.02, -0.006)})
     assert verdict(behind).next_step(behind, "my model") == verdict(behind).advice
 
