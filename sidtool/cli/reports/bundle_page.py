@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.base.errors import DataError
 from sidtool.cli.reports.blocks import (
     Block,
     LineChart,
@@ -64,10 +65,13 @@ def bundle_page(
 
     `values` are those of the catalog's column `field`, `embeddings` a file of vectors whose
     neighbors are compared with those by SID, `users` the training events that prefixes are compared
-    with; the seed draws the items of the map."""
+    with; the seed draws the items of the map. Raises DataError if `values` have no item of a
+    bundle, and as `neighbor_blocks`."""
     figures: dict[str, BundleFigures] = {}
     for name, bundle in bundles.items():
         ids = [bundle.items.ids[row] for row in bundle.active.tolist()]
+        if values is not None and ids and values.keys().isdisjoint(ids):
+            raise DataError(f"the catalog lacks all {len(ids)} items of {name} (first: {ids[0]!r})")
         labels = None if values is None else tuple(values.get(item, "") for item in ids)
         behavior = None if users is None else Behavior.of(users, ids)
         evidence = Evidence(None, labels=labels, behavior=behavior)

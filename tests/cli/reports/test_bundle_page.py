@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.cli.reports import bundle_parts
 from sidtool.cli.reports.blocks import Details, Listing, Mark, Node, Scatter, Table
 from sidtool.cli.reports.bundle_page import bundle_page
@@ -136,6 +137,12 @@ def test_levels_are_measured_by_hand() -> None:
     assert [row["largest"] for row in figures] == [2, 1]
     # both lamps are x; at the second level no item shares its prefix
     assert [row["purity"] for row in figures] == [1.0, None]
+
+
+def test_a_catalog_of_other_items_is_refused() -> None:
+    bundle_page({"shop": four_items()}, {"b": "", "x": "red"}, "color")
+    with pytest.raises(DataError, match=r"lacks all 3 items of shop \(first: 'a'\)"):
+        bundle_page({"shop": four_items()}, {"x": "red", "y": "blue"}, "color")
 
 
 def test_two_bundles_are_compared() -> None:
