@@ -3,6 +3,7 @@ from .bootstrap import Interval as Interval
 from .evaluation import evaluate as evaluate
 from .groups import SLICES as SLICES
 from .held_out import OTHER_MODEL as OTHER_MODEL
+from .held_out import check_targets as check_targets
 from .held_out import open_model_split as open_model_split
 from .metrics import KINDS as KINDS
 from .metrics import LIST_METRICS as LIST_METRICS

@@ -20,7 +20,8 @@ from sidtool.base.output_name import check_name
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data.prepare import clean_tables, read_tables, report
-from sidtool.evaluation import EvaluationVerdict, StoredEvaluation
+from sidtool.data.split import open_split
+from sidtool.evaluation import EvaluationVerdict, StoredEvaluation, check_targets
 from sidtool.model.contract import read_contract
 from sidtool.recipes.budget import (
     FILE,
@@ -37,6 +38,7 @@ from sidtool.recipes.plan import Plan, check_step
 from sidtool.recipes.profile import Choices, DataProfile, choose, measure
 from sidtool.recipes.recipe import Inputs, Recipe
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
+from sidtool.tokenizer.bundle import Bundle
 
 SCRIPT = "run.sh"
 COPY = "recipe"
@@ -170,6 +172,7 @@ def fit(
         road.total = 1 + len(plan.steps())
         for step in plan.before_training():
             road.do(step)
+        _check_targets(plan)
         plan, budget = _within_budget(plan, road)
         for name in [step.name for step in plan.from_training()]:
             # what was chosen behind the step before changes the later ones
@@ -262,6 +265,20 @@ def _plan(
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)
     return Plan(recipe, inputs, out, options.encoder, options.seed, options.model, choices)
+
+
+def _check_targets(plan: Plan) -> None:
+    """Raise RefusedError before the training if the evaluation will refuse the test targets, as the
+    bundle lacks too many; not for a recipe that evaluates on others or allows these."""
+    settings = plan.recipe.settings("evaluate")
+    if settings.keys() & {"on", "target", "allow_unknown"}:
+        return
+    test = open_split(plan.split).test
+    targets = test.names[test.items].tolist()
+    options = UnknownOptions(allow_unknown=plan.inputs.allow_unknown)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SidtoolWarning)  # the evaluation has the same
+        check_targets(Bundle.open(plan.bundle), targets, options)
 
 
 def _remarks(plan: Plan, profile: DataProfile, budget: Budget | None) -> Iterator[str]:

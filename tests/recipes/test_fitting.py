@@ -15,9 +15,11 @@ import pytest
 import sidtool
 import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
+from sidtool.data import UnknownOptions
 from sidtool.recipes import FitOptions, Ran, fit, plan_fit, shell_script
 from sidtool.recipes.fitting import Fitted, _remarks
 from sidtool.recipes.profile import Choices
+from tests.bundles import small_bundle
 from tests.cli.road import done, interrupt, refused, run
 from tests.recipes.conftest import Finished, Shop
 from tests.sealed import reseal
@@ -230,6 +232,30 @@ def test_files_that_stop_a_build_are_refused_before_any_step(shop: Shop, tmp_pat
     assert steps[0].arguments[-2:] == ["--fix", str(tmp_path / "out" / "data")]
     assert str(tmp_path / "out" / "data" / "events.parquet") in steps[1].arguments
     assert f"rm -rf {tmp_path}/out/data\n" in shell_script(steps, "title")
+
+
+def test_targets_that_the_bundle_lacks_are_refused_before_the_training(
+    finished: Finished, shop: Shop, tmp_path: Path
+) -> None:
+    class OtherItems(Replay):
+        """A road whose bundle has other items than the split."""
+
+        def __call__(self, arguments: list[str], stdout: TextIO) -> Ran:
+            ran = super().__call__(arguments, stdout)
+            if arguments[0] == "build-codebook":
+                small_bundle().save(self.out / "bundle.zarr", force=True)
+            return ran
+
+    out = tmp_path / "out"
+    replay = OtherItems(finished, out)
+    with pytest.raises(RefusedError, match="% of targets are items that the bundle lacks"):
+        fit(shop.items, shop.events, out, shop.options, run_command=replay)
+    assert "make-sft" in replay.commands
+    assert "train" not in replay.commands
+    allowing = replace(shop.options, checks=UnknownOptions(allow_unknown=True))
+    replay = OtherItems(finished, out)
+    fit(shop.items, shop.events, out, allowing, run_command=replay)
+    assert replay.commands.count("train") == 2
 
 
 def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> None:
