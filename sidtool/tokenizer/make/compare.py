@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.locations import opened
 from sidtool.base.records import JsonRecord
 from sidtool.data import Items, Vectors, read_items, read_vectors, rows_in
-from sidtool.data.split import UserSequence, open_split
+from sidtool.data.split import Split, UserSequence, open_split
 from sidtool.data.split.pairs import packed_sequences
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes import measure
@@ -129,7 +129,7 @@ def compare_bundles(
     embeddings: str | Path | None = None,
     items: Items | str | Path | None = None,
     field: str | None = None,
-    interactions: str | Path | None = None,
+    interactions: Split | str | Path | None = None,
     by_row: bool = False,
     seed: int = 0,
 ) -> list[BundleFigures]:
@@ -137,9 +137,9 @@ def compare_bundles(
 
     `embeddings` are vectors of the items: with `by_row`, rows without ids follow the catalog
     `items`, a value or a file. `field` is a column of `items` that labels them; `interactions` is a
-    split folder or a file of events (as `open_split`), whose training events give the steps from
-    item to item. Raises DataError if the bundles have different items, or evidence does not cover
-    them.
+    split, its folder or a file of events (as `open_split`), whose training events give the steps
+    from item to item. Raises DataError if the bundles have different items, or evidence does not
+    cover them.
 
     Examples:
         >>> bundles = [sidtool.open_bundle(name) for name in ("shop.zarr", "other.zarr")]
@@ -168,9 +168,10 @@ def compare_bundles(
             stored_ids = items.ids
         stored = read_vectors(Path(embeddings), stored_ids, by_row=by_row)
         vectors = stored[rows_in(stored_ids, ids)]
+    if isinstance(interactions, str | Path):
+        interactions = open_split(interactions, recorded=made_from.event_columns)
     if interactions is not None:
-        split = open_split(interactions, recorded=made_from.event_columns)
-        behavior = Behavior.of(split.train, ids)
+        behavior = Behavior.of(interactions.train, ids)
     evidence = Evidence(ids, vectors, labels, behavior)
     return [describe(bundle, evidence, seed=seed) for bundle in opened_bundles]
 

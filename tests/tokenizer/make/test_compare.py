@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items, make_items
+from sidtool.data.split import Split, UserSequence
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -208,3 +209,12 @@ def test_labels_and_steps_fill_the_columns() -> None:
     first = figures.levels[0]
     assert first.to_json()["alignment_lift"] == first.alignment / first.alignment_by_chance
     assert first.purity > 0.6 > 0.3 > figures.purity_by_chance  # items lie by kind
+
+
+def test_the_events_may_be_a_split() -> None:
+    bundle = small_bundle()
+    users = [UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2))]
+    (figures,) = compare_bundles([bundle], interactions=Split("leave-one-out", users, (), ()))
+    ids = common_ids([bundle])
+    assert figures == describe(bundle, Evidence(ids, behavior=Behavior.of(users, ids)))
+    assert figures.levels[0].alignment is not None
