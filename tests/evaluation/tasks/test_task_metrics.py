@@ -119,7 +119,8 @@ def test_questions_have_the_format_of_the_training_of_their_task() -> None:
         for task, format in formats.items()
     )
     loaded = replace(loaded, contract=replace(loaded.contract, stages=stages))
-    for task, begins in (("title-to-sid", "<|im_start|>"), ("sid-to-title", "Semantic ID of an item")):
+    expected = {"title-to-sid": "<|im_start|>", "sid-to-title": "Semantic ID of an item"}
+    for task, begins in expected.items():
         options = TaskEvaluationOptions(task=task)
         questions, _ = make_questions(loaded, (), options, FieldTypes())
         assert questions[0].prompt[0].text.startswith(begins)
