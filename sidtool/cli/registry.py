@@ -195,5 +195,5 @@ def _push_outcome(pushed: "registries.Pushed", *, is_signed: bool) -> str:
     if pushed.new:
         return f"pushed {pushed.sent} objects"
     sent = [f"{pushed.sent} missing or damaged objects were sent"] if pushed.sent else []
-    sent += ["its signature was written"] if is_signed else []
+    sent += ["it is signed"] if is_signed else []
     return f"already published, {' and '.join(sent) or 'nothing was sent'}"

@@ -127,7 +127,8 @@ def push(
     Of a version that is published already only what the store lost or damaged is sent; the pointer
     and the tag are set in any case. `dataset` names the data that it was made from, for the card.
     `sign` is a file with a private key in PEM, which signs the version, or "keyless", if Sigstore
-    is to sign for an identity. Raises as `plan_push` and `Signer.of` do, IntegrityError if an
+    is to sign for an identity; a version that was built again keeps the signature that the registry
+    requires. Raises as `plan_push` and `Signer.of` do, IntegrityError if an
     object does not arrive as it was sent, DataError if the store fails.
 
     Examples:
@@ -165,15 +166,19 @@ def push(
         records.refuse_other(registry, published, record)
         following = record_of(plan.source.manifest, record.root, record.license, published)
         plan = replace(plan, record=following)
-    if signer is not None and not new:  # published before: signed if it is this one to the byte
-        if published != plan.record:
-            raise RefusedError(
-                f"version {published.version} is published with another root document or license, "
-                "so it is not signed",
-                hint="pull the version and push that, with the same license",
-            )
-        registry.put(references.make_signatures(registry, published, plan.source.manifest, signer))
-    elif signer is None:
+    if signer is not None and published == plan.record:
+        if not new:  # published before, and this one to the byte
+            manifest = plan.source.manifest
+            registry.put(references.make_signatures(registry, published, manifest, signer))
+    elif signer is not None and (
+        license not in (None, published.license) or not references.required_signers(registry)
+    ):
+        raise RefusedError(
+            f"version {published.version} is published with another root document or license, so "
+            "it is not signed",
+            hint="pull the version and push that, with the same license",
+        )
+    else:
         references.check_version(registry, published)  # readers refuse one that is not signed
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,7 @@ from sidtool.registry import (
 )
 from sidtool.registry.references import located
 from sidtool.registry.transfer import upload
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused, tree
@@ -110,6 +112,29 @@ def test_a_signed_version_is_pulled_with_its_signature(
     push(bundle_path, shop, tag="prod")  # it is signed already
     pull(f"{shop}@prod", tmp_path / "out.zarr.zip")
     check_signed(str(tmp_path / "out.zarr.zip"), key.with_suffix(".pub"))
+
+
+def test_a_signed_version_that_was_built_again_keeps_its_signature(
+    shop: str, key: Path, tmp_path: Path
+) -> None:
+    """As a night without events does it, or one that was interrupted."""
+    bundle, again = (tmp_path / f"{name}.zarr" for name in ("shop", "again"))
+    for path, created in ((bundle, "2026-01-01"), (again, "2026-01-02")):
+        made = small_bundle()
+        Bundle(replace(made.manifest, created=created), made.arrays).save(path)
+    push(bundle, shop, sign=str(key))
+    with pytest.raises(RefusedError, match="published with another root document or license"):
+        push(again, shop, sign=str(key))  # nobody says who has to sign
+    policy(shop, key.with_suffix(".pub"))
+    before = tree(Path(shop) / "versions")
+    assert "already published, it is signed" in done("push", again, shop, "--sign", key).out
+    assert push(again, shop, tag="prod", sign=str(key)).sent == 0
+    assert tree(Path(shop) / "versions") == before
+    assert open_bundle(f"{shop}@prod").manifest.created == "2026-01-01"
+    write_key(tmp_path / "other.pem")
+    policy(shop, tmp_path / "other.pub")
+    with pytest.raises(IntegrityError, match=r"signature of version 1\.0 .* is not valid"):
+        push(again, shop, sign=str(tmp_path / "other.pem"))
 
 
 def test_unsigned_and_wrongly_signed_versions_are_refused(
@@ -208,7 +233,7 @@ def test_the_key_may_be_encrypted(tmp_path: Path, bundle_path: str, with_certifi
     assert not (tmp_path / "shop").exists()
     done("push", bundle_path, tmp_path / "shop")
     signed = done(*push_signed, env={"SIDTOOL_SIGN_PASSWORD": "of the shop"})
-    assert "already published, its signature was written" in signed.out
+    assert "already published, it is signed" in signed.out
     check_signed(str(tmp_path / "shop"), signers)
 
 
