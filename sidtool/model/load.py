@@ -53,7 +53,8 @@ from sidtool.tokenizer.bundle import Bundle
 def choose_memory(
     folder: Path, binding: MemoryBinding | None, bundle: Bundle, options: MemoryOptions
 ) -> WeightedMemory | None:
-    """The memory to use with a model folder, None for the model alone.
+    """The memory to use with a model folder, None for the model alone. That of the contract is not
+    read if its weight is to be 0.
 
     Raises UsageError for a weight or power without a memory, IntegrityError if the memory is
     damaged, CompatibilityError if it is not the contract's, belongs to another bundle, or has other
@@ -64,6 +65,8 @@ def choose_memory(
                 f"{folder} has no memory, so it takes no weight or power",
                 hint="give --memory, or bind one with tune-memory",
             )
+        return None
+    if options.location is None and options.weight == 0:
         return None
     memory: Memory = opened(options.location or folder / MEMORY_COPY, "open_memory")
     if options.location is None and binding is not None and memory.digest != binding.digest:

@@ -192,6 +192,11 @@ def test_a_weight_replaces_the_gate_of_a_contract(tmp_path: Path) -> None:
     other = replace(binding, digest="0" * 64)
     with pytest.raises(CompatibilityError, match=f"is memory {memory.digest[:12]}, the contract "):
         choose_memory(tmp_path, other, loaded.bundle, MemoryOptions())
+    # left out, it need not fit, as after a step back to an earlier bundle
+    earlier = small_bundle(50)
+    with pytest.raises(CompatibilityError, match="no later version of it"):
+        choose_memory(tmp_path, binding, earlier, MemoryOptions())
+    assert choose_memory(tmp_path, binding, earlier, MemoryOptions(weight=0)) is None
 
 
 def test_an_answer_does_not_depend_on_the_others_of_its_batch() -> None:
