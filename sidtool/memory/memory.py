@@ -152,7 +152,8 @@ class Memory(StoredGroup):
             raise CompatibilityError(
                 f"the memory was built for bundle {digest[:12]}, bundle {bundle.manifest.name!r} "
                 f"is {bundle.identity.digest[:12]} and no later version of it",
-                hint="build the memory with this bundle: sidtool build-memory",
+                hint="use the memory's bundle (--bundle, or before tune-memory sidtool rebind), or "
+                "build the memory with this one: sidtool build-memory",
             )
 
     def broken_values(self) -> list[tuple[str, str]]:

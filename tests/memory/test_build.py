@@ -157,8 +157,10 @@ def test_a_later_version_of_the_bundle_is_accepted_and_another_bundle_is_not() -
     for other in (small_bundle(seed=1), small_bundle(items=41)):
         with pytest.raises(CompatibilityError, match="no later version of it"):
             memory.check_bundle(other)
-    with pytest.raises(CompatibilityError, match="no later version of it"):
+    with pytest.raises(CompatibilityError, match="no later version of it") as refusal:
         small_memory(GROWN).check_bundle(BUNDLE)
+    # a memory of this bundle would lack the new items
+    assert str(refusal.value.hint).startswith("use the memory's bundle")
 
 
 GROWN = grown(BUNDLE)
