@@ -157,7 +157,8 @@ def _stored_rows(
     if len(missing):
         first = ids[int(missing[0])]
         raise DataError(
-            f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {first!r}"
+            f"{path} has no vector for {len(missing)} of {len(ids)} items, the first is {first!r}",
+            hint="each item needs one, and for a memory also each retired item of the bundle",
         )
     return stored_rows
 

@@ -77,8 +77,9 @@ def test_matrices_without_ids_are_read_by_row_only_if_that_is_meant(tmp_path: Pa
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_missing_duplicate_and_nonfinite_vectors_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="no vector for 2 of 3 items, the first is 'x'"):
+    with pytest.raises(DataError, match="no vector for 2 of 3 items, the first is 'x'") as refusal:
         read_vectors(store(tmp_path / name, STORED, IDS), ["b", "x", "y"])
+    assert "retired" in str(refusal.value.hint)
     with pytest.raises(DataError, match="two vectors for item 'b'"):
         read_vectors(store(tmp_path / f"2{name}", STORED, ["a", "b", "b", "c"]), ["b"])
     broken = STORED.copy()
