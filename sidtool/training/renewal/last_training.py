@@ -12,6 +12,7 @@ from sidtool.base.output import partial_path, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.work_folder import RUN_FILE, check_work_folder
 from sidtool.data import FieldTypes
+from sidtool.data.split import Split
 from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
 from sidtool.model.contract import Contract, RebindParams, TrainParams, read_contract
 from sidtool.model.prompt import HistoryPrompt
@@ -214,10 +215,10 @@ def training_settings(
 
 
 def refuse_other_run(
-    out: Path, bundle: Bundle, options: TrainOptions, sft_fields: Mapping[str, Any]
+    out: Path, bundle: Bundle, split: Split, options: TrainOptions, sft_fields: Mapping[str, Any]
 ) -> None:
-    """Raise UsageError for a training, unfinished or not, with another bundle or other settings,
-    before its examples are made again, with which `train` compares everything."""
+    """Raise UsageError for a training with another bundle or other settings, or a finished one with
+    another split, before its examples are made again, with which `train` compares everything."""
     settings = {**DEFAULTS, **typed_fields(TRAINING, sft_fields)}
     if options.token_budget is not None:
         del settings["num_train_epochs"]  # follows from the examples
@@ -231,7 +232,8 @@ def refuse_other_run(
     if out.exists():
         contract = read_contract(out)
         params = contract.params
-        if isinstance(params, TrainParams) and contract.identity == bundle.identity:
+        is_same = contract.identity == bundle.identity
+        if is_same and isinstance(params, TrainParams) and params.split == split.reference:
             made = json_values({**DEFAULTS, **params.sft_fields, **params.options})
             if made.items() >= json_values({**settings, **set_options}).items():
                 return

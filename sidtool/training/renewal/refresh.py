@@ -338,6 +338,6 @@ def plan_refresh(
         check_item_vectors(bundle, catalog, embeddings=embeddings)
     train_options, sft_fields = training_settings(last, options)
     if not force:
-        refuse_other_run(plan.trained, bundle, train_options, sft_fields)
+        refuse_other_run(plan.trained, bundle, split, train_options, sft_fields)
     training_catalog = _catalog(bundle, items, catalog_options or TaskCatalogOptions(), last)
     return replace(plan, split=split, last=last, catalog=training_catalog)

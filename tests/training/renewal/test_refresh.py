@@ -259,12 +259,13 @@ def test_a_refresh_with_a_memory_resumes_after_training(
 
 @pytest.mark.slow
 def test_what_a_killed_refresh_left_is_replaced_by_force(
-    tmp_path: Path, interrupted: Path, renew: Make, plan: Make
+    tmp_path: Path, interrupted: Path, renew: Make, plan: Make, later: Split
 ) -> None:
     other = replace(QUICK, learning_rate=1e-4)
     plan(interrupted)
-    with pytest.raises(UsageError, match="exists already"):
-        plan(interrupted, options=other)
+    for changed in ({"options": other}, {"split": replace(later, train=later.train[:-1])}):
+        with pytest.raises(UsageError, match="exists already"):
+            plan(interrupted, **changed)
     renew(interrupted, options=other, force=True)
     assert read_contract(tmp_path / "out").params.sft_fields["learning_rate"] == 1e-4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
