@@ -20,7 +20,7 @@ from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
 from sidtool.data import Items, TextNames, Vectors, VectorSource, open_vectors, read_items
-from sidtool.data.split import Split, SplitReference, open_split
+from sidtool.data.split import Split, open_split
 from sidtool.data.split.pairs import Cooccurrence, count_cooccurrence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -174,7 +174,7 @@ def build_codebook(
             name=out.name.removesuffix(".zip").removesuffix(".zarr"),
             encoder=made_by,
             lexical=lexical,
-            split=None if split is None else split.reference,
+            split=split,
             cooccurrence=pairs,
             work=work / "codes",
             progress=progress,
@@ -261,7 +261,7 @@ def build(
     name: str,
     encoder: Mapping[str, Any],
     lexical: LexicalEncoder | None = None,
-    split: SplitReference | None = None,
+    split: Split | None = None,
     cooccurrence: Cooccurrence | None = None,
     work: Path | None = None,
     progress: Mapping[str, Progress] | None = None,
@@ -275,10 +275,10 @@ def build(
         if len(source) != len(items):
             raise DataError(f"{len(source)} vectors for {len(items)} items")
     recipe: dict[str, Any] = {}  # describes the training part only
-    if cooccurrence is not None:
+    made_from: dict[str, Any] = {}  # no part of the identity, as it has what a split holds out
+    if split is not None and cooccurrence is not None:
         recipe = {"collaborative": {"mode": "fused", **asdict(cooccurrence.record)}}
-    # no part of the identity, as it has what a split holds out
-    made_from: dict[str, Any] = {} if split is None else {"split": split.to_json()}
+        made_from = {"split": split.reference.to_json()}
     vectors, fusion, fusion_arrays = _fused(sources, options, cooccurrence)
 
     def fit_codebook() -> Codebook:

@@ -9,13 +9,21 @@ import torch
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
+from sidtool.data.split.pairs import count_cooccurrence
 from sidtool.data.split.protocols import SplitEvents, given
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.add import add_items
-from sidtool.tokenizer.make.build import BuildOptions, build, build_codebook, plan_build
+from sidtool.tokenizer.make.build import (
+    DECAY,
+    EVENT_DISTANCE,
+    BuildOptions,
+    build,
+    build_codebook,
+    plan_build,
+)
 from sidtool.tokenizer.make.encode import check_not_empty, encode
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from tests.bundles import reopened
@@ -59,7 +67,11 @@ def built(
     )
     encoder = {"vectors": "given"}
     vectors = [mixture(0, N, 10)]
-    return build(listed(IDS), vectors, options, name="shop", encoder=encoder, split=split)
+    made_from: dict[str, Any] = {"name": "shop", "encoder": encoder}
+    if split is not None:
+        pairs = count_cooccurrence(split, IDS, window=EVENT_DISTANCE, decay=DECAY)
+        made_from |= {"split": split, "cooccurrence": pairs}
+    return build(listed(IDS), vectors, options, **made_from)
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "given"])
