@@ -88,16 +88,10 @@ def push(
             objects=checked.n_objects,
         )
     if dry_run:
-        given = {"tag": tag, "license": license, "dataset": dataset, "sign": sign}
-        plan = registries.plan_push(artifact, target, **given)
-        return options.Writing(json=json).plan(
-            f"would push {plan.source.n_objects} objects as version {plan.record.version} "
-            f"of {target}",
-            target=target,
-            version=plan.record.version,
-            digest=plan.record.digest,
-            objects=plan.source.n_objects,
+        plan = registries.plan_push(
+            artifact, target, tag=tag, license=license, dataset=dataset, sign=sign
         )
+        return _say_plan(plan, target, json=json)
     with progress("push") as report:
         pushed = registries.push(
             artifact,
@@ -116,6 +110,17 @@ def push(
     if on_hub:
         return next_step("sidtool verify {version}", version=version)
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
+
+
+def _say_plan(plan: "registries.PushPlan", target: str, *, json: bool) -> None:
+    version, n_objects = plan.record.version, plan.source.n_objects
+    options.Writing(json=json).plan(
+        f"would push {n_objects} objects as version {version} of {target}",
+        target=target,
+        version=version,
+        digest=plan.record.digest,
+        objects=n_objects,
+    )
 
 
 @keeps_inputs()

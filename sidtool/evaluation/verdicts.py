@@ -179,7 +179,7 @@ def _advice(compared: _Compared) -> str:
     over_memory = compared.standing(MEMORY_ALONE)
     memory = compared.evaluation.settings.get("memory", {})
     if standing == "unknown" and compared.evaluation.slices:  # counted in training events
-        return "leave out baselines=False, which leaves out item-kNN"
+        return "evaluate with baselines=True, which has item-kNN beside the model"
     if standing == "unknown":
         return "evaluate on a split with training events, which has item-kNN beside the model"
     if not memory and over_memory == "unknown" and standing != "ahead":

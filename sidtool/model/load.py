@@ -53,12 +53,10 @@ from sidtool.tokenizer.bundle import Bundle
 def choose_memory(
     folder: Path, binding: MemoryBinding | None, bundle: Bundle, options: MemoryOptions
 ) -> WeightedMemory | None:
-    """The memory to use with a model folder, None for the model alone. That of the contract is not
-    read if its weight is to be 0.
-
-    Raises UsageError for a weight or power without a memory, IntegrityError if the memory is
-    damaged, CompatibilityError if it is not the contract's, belongs to another bundle, or has other
-    settings than the re-ranker was fitted with."""
+    """The memory to use with a model folder, None for the model alone: that of the contract is not
+    read for a weight of 0. Raises UsageError for a weight or power without a memory, IntegrityError
+    if the memory is damaged, CompatibilityError if it is not the contract's, belongs to another
+    bundle, or has other settings than the re-ranker was fitted with."""
     if options.location is None and binding is None:
         if options.weight or options.power is not None:
             raise UsageError(

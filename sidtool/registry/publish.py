@@ -67,9 +67,8 @@ def plan_push(
     it). `license` is by default that of the model's contract, else unknown. Raises UsageError if
     the target cannot be a registry folder or the tag is not valid, IntegrityError if the source is
     damaged, RefusedError if the version of a bundle is published with another digest, the version
-    with a card that names another `dataset`, the folder
-    has versions of another kind, a model needs a base, or a new version must be signed and `sign`
-    is not given."""
+    with a card that does not name `dataset`, the folder has versions of another kind, a model needs
+    a base, or a new version must be signed and `sign` is not given."""
     if tag is not None:
         records.check_tag(tag)
     registry = _registry_at(target)
@@ -128,8 +127,8 @@ def push(
     and the tag are set in any case. `dataset` names the data that it was made from, for the card.
     `sign` is a file with a private key in PEM, which signs the version, or "keyless", if Sigstore
     is to sign for an identity; a version that was built again keeps the signature that the registry
-    requires. Raises as `plan_push` and `Signer.of` do, IntegrityError if an
-    object does not arrive as it was sent, DataError if the store fails.
+    requires. Raises as `plan_push` and `Signer.of` do, IntegrityError if an object does not arrive
+    as it was sent, DataError if the store fails.
 
     Examples:
         >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
@@ -166,20 +165,17 @@ def push(
         records.refuse_other(registry, published, record)
         following = record_of(plan.source.manifest, record.root, record.license, published)
         plan = replace(plan, record=following)
-    if signer is not None and published == plan.record:
-        if not new:  # published before, and this one to the byte
-            manifest = plan.source.manifest
-            registry.put(references.make_signatures(registry, published, manifest, signer))
-    elif signer is not None and (
-        license not in (None, published.license) or not references.required_signers(registry)
-    ):
-        raise RefusedError(
-            f"version {published.version} is published with another root document or license, so "
-            "it is not signed",
-            hint="pull the version and push that, with the same license",
-        )
-    else:
+    if signer is None or published != plan.record:
+        is_other_license = license not in (None, published.license)
+        if signer and (is_other_license or not references.required_signers(registry)):
+            raise RefusedError(
+                f"version {published.version} is published with another root document or license, "
+                "so it is not signed",
+                hint="pull the version and push that, with the same license",
+            )
         references.check_version(registry, published)  # readers refuse one that is not signed
+    elif not new:  # published before, and this one to the byte
+        registry.put(references.make_signatures(registry, published, plan.source.manifest, signer))
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
     )

@@ -176,7 +176,7 @@ def test_without_item_knn_the_metric_is_said_alone() -> None:
         "Unknown: item-kNN was not measured beside it. "
         "The model has ndcg@10 .0700 (95% interval .0500 to .0900)"
     )
-    assert answer.advice == "leave out baselines=False, which leaves out item-kNN"
+    assert answer.advice == "evaluate with baselines=True, which has item-kNN beside the model"
     without_events = verdict(replace(evaluated(), slices={}))
     assert without_events.advice.startswith("evaluate on a split with training events")
 

@@ -151,9 +151,9 @@ def build_codebook(
             items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row, folder
         )
         options = replace(options, sizes=options.sizes_for(len(items)))
-        pairs = None  # counted before texts are embedded: events may match no item
+        cooccurrence = None  # counted before texts are embedded: events may match no item
         if split is not None:
-            pairs = count_cooccurrence(split, items.ids, window=EVENT_DISTANCE, decay=DECAY)
+            cooccurrence = count_cooccurrence(split, items.ids, window=EVENT_DISTANCE, decay=DECAY)
         made_by: Mapping[str, Any]
         vectors: Sequence[Vectors | VectorSource]
         lexical = None
@@ -174,8 +174,7 @@ def build_codebook(
             name=out.name.removesuffix(".zip").removesuffix(".zarr"),
             encoder=made_by,
             lexical=lexical,
-            split=split,
-            cooccurrence=pairs,
+            cooccurrence=cooccurrence,
             work=work / "codes",
             progress=progress,
         )
@@ -261,24 +260,23 @@ def build(
     name: str,
     encoder: Mapping[str, Any],
     lexical: LexicalEncoder | None = None,
-    split: Split | None = None,
     cooccurrence: Cooccurrence | None = None,
     work: Path | None = None,
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Quantize (n, dim_i) float32 vectors of n items, of one or several sources, into a bundle.
-    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored; `split` is
-    where the items have their `cooccurrence`. One source is read in parts, and finished codes are
-    stored in the folder `work`. Other arguments and errors as in `build_codebook`."""
+    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored. One source
+    is read in parts, and finished codes are stored in the folder `work`. Other arguments and errors
+    as in `build_codebook`."""
     progress = progress or {}
     for source in sources:
         if len(source) != len(items):
             raise DataError(f"{len(source)} vectors for {len(items)} items")
     recipe: dict[str, Any] = {}  # describes the training part only
     made_from: dict[str, Any] = {}  # no part of the identity, as it has what a split holds out
-    if split is not None and cooccurrence is not None:
+    if cooccurrence is not None:
         recipe = {"collaborative": {"mode": "fused", **asdict(cooccurrence.record)}}
-        made_from = {"split": split.reference.to_json()}
+        made_from = {"split": cooccurrence.split.to_json()}
     vectors, fusion, fusion_arrays = _fused(sources, options, cooccurrence)
 
     def fit_codebook() -> Codebook:

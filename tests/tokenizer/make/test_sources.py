@@ -67,11 +67,10 @@ def built(
     )
     encoder = {"vectors": "given"}
     vectors = [mixture(0, N, 10)]
-    made_from: dict[str, Any] = {"name": "shop", "encoder": encoder}
+    pairs = None
     if split is not None:
         pairs = count_cooccurrence(split, IDS, window=EVENT_DISTANCE, decay=DECAY)
-        made_from |= {"split": split, "cooccurrence": pairs}
-    return build(listed(IDS), vectors, options, **made_from)
+    return build(listed(IDS), vectors, options, name="shop", encoder=encoder, cooccurrence=pairs)
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "given"])

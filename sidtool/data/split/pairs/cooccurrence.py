@@ -15,7 +15,7 @@ from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
 from sidtool.data.split.packed import PackedSequences
 from sidtool.data.split.packing import pack_parts
-from sidtool.data.split.record import Protocol
+from sidtool.data.split.record import Protocol, SplitReference
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 
@@ -53,6 +53,8 @@ class Cooccurrence:
     events: NDArray[np.int64]
     """(n,): training events of each item."""
     record: CooccurrenceRecord
+    split: SplitReference
+    """The split whose training events these are."""
 
 
 def count_cooccurrence(
@@ -73,7 +75,7 @@ def count_cooccurrence(
         )
     events = np.bincount(sequences.items, minlength=len(ids))
     record = CooccurrenceRecord(split.protocol, n_events, split.train_digest, window, decay)
-    return Cooccurrence(counts, events, record)
+    return Cooccurrence(counts, events, record, split.reference)
 
 
 class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
