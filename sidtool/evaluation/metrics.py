@@ -24,6 +24,10 @@ KINDS = ("hr", "ndcg", "mrr")
 LIST_METRICS = ("list_recall", "list_reward")
 """Metrics of lists in validation: the share of the held-out session that a list has, and its
 reward."""
+LABEL_METRICS = ("accuracy", "log_loss")
+"""Metrics of each answer that is a label."""
+TEXT_METRICS = ("exact_match", "token_f1")
+"""Metrics of each answer that is a text."""
 
 
 @dataclass(frozen=True)

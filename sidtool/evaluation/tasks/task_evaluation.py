@@ -22,6 +22,8 @@ from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.held_out import HeldOut
 from sidtool.evaluation.metrics import (
     KS,
+    LABEL_METRICS,
+    TEXT_METRICS,
     AnswerMetrics,
     averages,
     find_targets,
@@ -262,8 +264,8 @@ def task_metric_names(task: str, levels: int, num_beams: int) -> tuple[str, ...]
     target = named_task(task).target
     if target == "sid":
         return (*_accuracy_names(levels), *metric_names([k for k in KS if k <= num_beams]))
-    of_labels = ("accuracy", "log_loss", "auc") if target == "feedback" else ()
-    return (*of_labels, "exact_match", "token_f1", "perplexity")
+    of_labels = (*LABEL_METRICS, "auc") if target == "feedback" else ()
+    return (*of_labels, *TEXT_METRICS, "perplexity")
 
 
 def _chance(

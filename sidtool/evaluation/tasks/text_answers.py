@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
-from sidtool.evaluation.metrics import AnswerMetrics
+from sidtool.evaluation.metrics import LABEL_METRICS, TEXT_METRICS, AnswerMetrics
 from sidtool.evaluation.tasks.answer_scores import (
     SharedPrompt,
     answer_losses,
@@ -81,7 +81,7 @@ def text_answer_metrics(
         [exact_match(text, question.text), token_f1(text, question.text)]
         for text, question in zip(written, questions, strict=True)
     ]
-    return AnswerMetrics(("exact_match", "token_f1"), np.array(values), overall)
+    return AnswerMetrics(TEXT_METRICS, np.array(values), overall)
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def label_metrics(loaded: LoadedModel, questions: Sequence[Question]) -> AnswerM
         overall["auc"] = concordance(probabilities @ np.array(numbers), answers)
         chance["auc"] = 0.5
     values = np.stack([is_correct.astype(np.float64), -np.log(target_probabilities)], axis=1)
-    return AnswerMetrics(("accuracy", "log_loss"), values, overall, chance)
+    return AnswerMetrics(LABEL_METRICS, values, overall, chance)
 
 
 def label_probabilities(
