@@ -91,7 +91,14 @@ def push(
         plan = registries.plan_push(
             artifact, target, tag=tag, license=license, dataset=dataset, sign=sign
         )
-        return _say_plan(plan, target, json=json)
+        version, n_objects = plan.record.version, plan.source.n_objects
+        return options.Writing(json=json).plan(
+            f"would push {n_objects} objects as version {version} of {target}",
+            target=target,
+            version=version,
+            digest=plan.record.digest,
+            objects=n_objects,
+        )
     with progress("push") as report:
         pushed = registries.push(
             artifact,
@@ -110,17 +117,6 @@ def push(
     if on_hub:
         return next_step("sidtool verify {version}", version=version)
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
-
-
-def _say_plan(plan: "registries.PushPlan", target: str, *, json: bool) -> None:
-    version, n_objects = plan.record.version, plan.source.n_objects
-    options.Writing(json=json).plan(
-        f"would push {n_objects} objects as version {version} of {target}",
-        target=target,
-        version=version,
-        digest=plan.record.digest,
-        objects=n_objects,
-    )
 
 
 @keeps_inputs()

@@ -6,7 +6,6 @@ from .copies import with_version as with_version
 from .kinds import ROOTS as ROOTS
 from .kinds import read_manifest as read_manifest
 from .publish import Pushed as Pushed
-from .publish import PushPlan as PushPlan
 from .publish import plan_push as plan_push
 from .publish import policy as policy
 from .publish import push as push

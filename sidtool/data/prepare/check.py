@@ -46,7 +46,7 @@ MEANINGS = {
     "unreadable_time": "times that are neither numbers nor ISO dates",
     "mixed_time": "times of the rarer kind, where numbers and dates are mixed",
     "mixed_time_unit": "times in a finer unit than others, like milliseconds among seconds",
-    "unordered": "events that are earlier than a row of the user above; they are sorted",
+    "unordered": "events that are earlier than a row above of the same user; they are sorted",
     "tied_time": "events of a user at the time of a row above; the order of the rows counts",
     "duplicate_event": "events that repeat user, item and time of an earlier row",
     "single_event_user": "users with one event, of whom nothing can be predicted",
