@@ -22,7 +22,7 @@ from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
 from sidtool.examples import TaskCatalogOptions, named_task
 from sidtool.model import DEFAULT_PRESET, Preset
-from sidtool.model.contract import TrainParams, read_contract
+from sidtool.model.contract import read_contract
 from sidtool.training import StageOptions, reinforcement, renewal
 from sidtool.training.reinforcement import ObjectiveOptions
 from sidtool.training.renewal import RefreshOptions
@@ -100,19 +100,11 @@ def train(
             log=log,
             notify=notify,
         )
-    task, source = _measured_task(out), "SPLIT"
+    task, source = read_contract(out).measured_task, "SPLIT"
     if task is not None and not named_task(task).of_users:
         source = str(stages[-1].examples or examples)
     values = [summary.to_json() for summary in summaries]
     return say_summaries(values, out, json=writing.json, split=source, task=task)
-
-
-def _measured_task(model: Path) -> str | None:
-    """A task of the last training of a model that does not recommend; None if it does."""
-    contract = read_contract(model)
-    if contract.history_prompt is not None or not isinstance(contract.params, TrainParams):
-        return None
-    return next(iter(contract.params.task_weights))
 
 
 def settings(

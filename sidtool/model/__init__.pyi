@@ -10,6 +10,7 @@ from .extend import locate_base as locate_base
 from .load import LoadedModel as LoadedModel
 from .load import ModelOptions as ModelOptions
 from .load import check_model_folder as check_model_folder
+from .load import choose_memory as choose_memory
 from .load import load_model_folder as load_model_folder
 from .load import load_without_weights as load_without_weights
 from .load import loaded_model as loaded_model

@@ -8,6 +8,7 @@ from .recommendations import recommend as recommend
 from .recommendations import recommend_to_file as recommend_to_file
 from .recommendations import user_requests as user_requests
 from .recommendations import warn_of_unknown as warn_of_unknown
+from .recommender import check_explain as check_explain
 from .recommender import listed_items as listed_items
 from .requests import Answer as Answer
 from .requests import BadRequest as BadRequest

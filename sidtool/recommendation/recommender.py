@@ -49,7 +49,7 @@ class Recommender:
         if options.list and prompt is not None and options.k > prompt.list_length:
             trained = prompt.list_length
             _warn(f"the model was trained on lists of {trained} items, not {options.k}")
-        _check_explain(session, options)
+        check_explain(options, session.mixture is not None)
         # candidates are named, so they are scored
         repeats = loaded.contract.targets_repeat if candidates is None else None
         options = options.with_seen(repeats)
@@ -59,7 +59,7 @@ class Recommender:
     def with_options(self, options: RecommendOptions) -> "Recommender":
         """The same model and lists with other options. Raises UsageError for an explanation without
         a memory."""
-        _check_explain(self.session, options)
+        check_explain(options, self.session.mixture is not None)
         if options.exclude_seen is None:
             options = replace(options, exclude_seen=self.options.exclude_seen)
         return replace(self, options=options)
@@ -211,9 +211,9 @@ def listed_items(
     return candidate_rows, allowed, denied
 
 
-def _check_explain(session: QuerySession, options: RecommendOptions) -> None:
+def check_explain(options: RecommendOptions, has_memory: bool) -> None:
     """Raise UsageError if there is no memory to explain."""
-    if options.explain and session.mixture is None:
+    if options.explain and not has_memory:
         raise UsageError(
             "--explain needs a memory",
             hint="give --memory or tune-memory's model, and no --memory-weight 0",

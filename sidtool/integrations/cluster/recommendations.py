@@ -22,10 +22,15 @@ from sidtool.integrations.cluster.engines import EngineName, WorkerOptions, run_
 from sidtool.integrations.cluster.output import PartReport, part_name
 from sidtool.integrations.cluster.run import RunOptions, Work, run_over_folder
 from sidtool.integrations.cluster.shards import ROWS, Shard
-from sidtool.memory import Memory
-from sidtool.memory.mixture import MemoryOptions
-from sidtool.model import LoadedModel, ModelOptions, check_model_folder, load_model_folder
-from sidtool.model.contract import Contract
+from sidtool.memory.mixture import MemoryOptions, WeightedMemory
+from sidtool.model import (
+    LoadedModel,
+    ModelOptions,
+    check_model_folder,
+    choose_memory,
+    load_model_folder,
+)
+from sidtool.model.contract import Contract, model_folder
 from sidtool.recommendation import (
     WINDOW,
     BadRequest,
@@ -33,6 +38,7 @@ from sidtool.recommendation import (
     RankedQueries,
     RecommendOptions,
     answer_each,
+    check_explain,
     count_unknown,
     listed_items,
     read_parquet_requests,
@@ -40,7 +46,7 @@ from sidtool.recommendation import (
     write_result_table,
 )
 from sidtool.recommendation.search import Normalize
-from sidtool.registry import locate_model, located, open_bundle, with_version
+from sidtool.registry import locate_model, open_bundle, with_version
 from sidtool.tokenizer.bundle import Bundle
 
 EXAMPLES = 2 * WINDOW
@@ -76,23 +82,27 @@ class ModelSource(ModelOptions):
             memory=self.memory,
         )
 
-    def check(self) -> tuple[Contract, Bundle]:
-        """The contract of the model, and the bundle that is used. Reads no weights; raises as
-        `check_model_folder` does."""
+    def check(self) -> tuple[Contract, Bundle, WeightedMemory | None]:
+        """The contract of the model, and the bundle and memory that are used. Reads no weights;
+        raises as `check_model_folder` and `choose_memory` do."""
+        folder = model_folder(locate_model(self.model))
         given_bundle = open_bundle(self.bundle) if self.bundle else None
-        return check_model_folder(locate_model(self.model), given_bundle)[:2]
+        contract, bundle, _ = check_model_folder(folder, given_bundle)
+        return contract, bundle, choose_memory(folder, contract.memory, bundle, self.memory)
 
-    def record(self, contract: Contract, bundle: Bundle) -> dict[str, Any]:
+    def record(
+        self, contract: Contract, bundle: Bundle, used_memory: WeightedMemory | None
+    ) -> dict[str, Any]:
         """What a lineage says of it, with what `check` returns: the digests of the contract, which
         has those of the model's files, of the bundle, and of a memory that is used in place of the
-        model's own. Raises as `Memory.open` does."""
+        model's own."""
         contract_text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
         memory = {
             name: None if value is None else str(value)
             for name, value in asdict(self.memory).items()
         }
-        if (location := located(self.memory).location) is not None:
-            memory["digest"] = Memory.open(location).digest
+        if self.memory.location is not None and used_memory is not None:
+            memory["digest"] = used_memory.memory.digest
         return {
             "model": hashlib.sha256(contract_text.encode()).hexdigest(),
             "bundle": bundle.identity.digest,
@@ -138,9 +148,14 @@ def recommend_folder(
     settings = asdict(options)
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
         settings[name] = None if ids is None else digest_strings(ids)
-    contract, bundle = source.check()
+    contract, bundle, memory = source.check()
+    check_explain(options, memory is not None and memory.is_used)
     listed_items(bundle, options, listed)  # says what is wrong with them, before a worker starts
-    made_from = {"command": "recommend", **source.record(contract, bundle), "options": settings}
+    made_from = {
+        "command": "recommend",
+        **source.record(contract, bundle, memory),
+        "options": settings,
+    }
     work = partial(_open_answering, source, requests, options, listed, stop)
     report = run_over_folder(
         work, requests, str(out), made_from, run or RunOptions(), shard_rows=shard_rows

@@ -255,6 +255,12 @@ def validations(contract: Contract) -> list[Validation]:
 def _metrics(contract: Contract) -> str:
     rows = validations(contract)
     if not rows:
-        return "None: no stage was validated. `sidtool evaluate . SPLIT` measures them."
-    note = "On validation users, who selected the weights. `sidtool evaluate . SPLIT` tests."
+        return f"None: no stage was validated. {_evaluation(contract)} measures them."
+    note = f"On validation users, who selected the weights. {_evaluation(contract)} tests."
     return table(("stage", "metric", "value", "step"), rows) + f"\n\n{note}"
+
+
+def _evaluation(contract: Contract) -> str:
+    """The command that measures a model: what it recommends, or a task that it learned."""
+    task = contract.measured_task
+    return "`sidtool evaluate . SPLIT`" if task is None else f"`sidtool evaluate-task . {task}`"

@@ -176,6 +176,13 @@ class Contract(JsonRecord):
         return self.stages[-1].params
 
     @property
+    def measured_task(self) -> str | None:
+        """A task of the last training of a model that does not recommend; None if it does."""
+        if self.history_prompt is not None or not isinstance(self.params, TrainParams):
+            return None
+        return next(iter(self.params.task_weights))
+
+    @property
     def example_format(self) -> str | None:
         """The format of the training examples of the last training stage; None without one."""
         for record in reversed(self.stages):

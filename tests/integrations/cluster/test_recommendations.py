@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.split import Split
 from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
@@ -106,21 +106,22 @@ def test_ids_of_lists_that_the_bundle_lacks_are_said_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("lists", "message"),
+    ("options", "message"),
     [
         ({"deny": ("gone", "i1"), "strict": True}, "the deny list has 1 of 2 ids"),
         ({"allow": ("gone",)}, "none of the 1 ids of the allow list"),
         ({"candidates": ["i1", "gone"]}, "candidate 'gone' is not in the bundle"),
+        ({"explain": True}, "--explain needs a memory"),
     ],
 )
-def test_lists_are_looked_up_before_a_model_is_loaded(
-    tmp_path: Path, lists: dict[str, Any], message: str
+def test_what_is_wrong_is_said_before_a_model_is_loaded(
+    tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     source: Any = Mock(wraps=LoadedSource(loaded_model(small_bundle(60))))
     source.with_versions = lambda: source
     pq.write_table(pa.table({"history": [["i1"]]}), tmp_path / "requests.parquet")
-    with pytest.raises(DataError, match=message):
-        recommend_folder(source, tmp_path / "requests.parquet", tmp_path / "out", **lists)
+    with pytest.raises((DataError, UsageError), match=message):
+        recommend_folder(source, tmp_path / "requests.parquet", tmp_path / "out", **options)
     source.load.assert_not_called()
 
 
@@ -213,9 +214,11 @@ class LoadedSource:
     def load(self) -> LoadedModel:
         return self.loaded
 
-    def check(self) -> tuple[Contract, Bundle]:
-        return self.loaded.contract, self.loaded.bundle
+    def check(self) -> tuple[Contract, Bundle, WeightedMemory | None]:
+        return self.loaded.contract, self.loaded.bundle, self.loaded.memory
 
-    def record(self, contract: Contract, bundle: Bundle) -> dict[str, Any]:
+    def record(
+        self, contract: Contract, bundle: Bundle, memory: WeightedMemory | None
+    ) -> dict[str, Any]:
         """What a lineage says of it."""
         return {"model": "loaded", "bundle": bundle.identity.digest}

@@ -169,6 +169,7 @@ def test_a_card_says_how_each_kind_of_model_is_loaded(trained: Path, bundle: Bun
     text_prompt = TextPrompt("query-to-sid", "Wanted: {item}", 64)
     untrained = replace(contract, history_prompt=None)
     assert "sidtool train" in loading_of(untrained, bundle)
+    assert "`sidtool evaluate-task . sequence` tests" in model_card(untrained, bundle)
     assert "--query" in loading_of(replace(untrained, text_prompt=text_prompt), bundle)
     by_titles = loading_of(replace(contract, history_prompt=titles), bundle)
     assert f"--history {bundle.items.ids[0]},{bundle.items.ids[1]}" in by_titles
