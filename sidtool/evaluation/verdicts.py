@@ -145,7 +145,7 @@ class _Compared:
         memory = "with its memory " if MODEL_ALONE in evaluation.baselines else ""
         text = f"{memory}the model is {self.place(ITEM_KNN, 'item-kNN', figures)}"
         # earlier versions did not measure it
-        return text if alone is None else f"{text}, without {_place(alone, base)}"
+        return text if alone is None else f"{text}, without it {_place(alone, base)}"
 
 
 def _limits(evaluation: StoredEvaluation) -> list[str]:

@@ -91,7 +91,7 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
     assert answer.sentences == (
         "Yes: use it",
         "with its memory the model is 19% ahead of item-kNN (ndcg@10 .0714 against .0600, "
-        "95% interval +12% to +26%), without 11% behind (95% interval -17% to -5%)",
+        "95% interval +12% to +26%), without it 11% behind (95% interval -17% to -5%)",
         "model with memory 5% ahead of the memory alone (95% interval +2% to +8%)",
         "item-kNN is not tuned",
         "4% of targets are new items",
@@ -211,7 +211,7 @@ def test_an_evaluation_has_the_intervals_that_the_verdict_needs() -> None:
     assert from_item_knn["other model"] == from_item_knn["model alone"]
     second = verdict(evaluation).sentences[1]
     assert second.startswith("with its memory the model is ")
-    assert ", without " in second
+    assert ", without it " in second
     assert verdict(StoredEvaluation.from_json(evaluation.to_json())) == verdict(evaluation)
 
 
