@@ -77,7 +77,7 @@ class Option:
             return Path(value)
         elif kind == tuple[Path, ...] and _are_texts(values):
             return tuple(map(Path, values))
-        return several(values) if several and isinstance(values, list | tuple | set) else value
+        return several(values) if several and isinstance(values, Iterable) else value
 
     def check(self, name: str, value: Any, kind: Any) -> None:
         """Raise UsageError for a value out of bounds or of another type than `kind`."""

@@ -49,6 +49,8 @@ def test_keywords_are_named_as_fields_or_as_flags() -> None:
         (FilterOptions, "since", 103, "103"),
         (SftOptions, "tasks", "list=2", {"list": 2.0}),
         (RecommendOptions, "allow", pd.Series(["a", "b"], index=[7, 3]), ("a", "b")),
+        (RecommendOptions, "deny", {"a": 1, "b": 2}.keys(), ("a", "b")),
+        (RecommendOptions, "deny", frozenset("a"), ("a",)),
         (BuildOptions, "sizes", np.array([8, 4]), (8, 4)),
         (EvaluationOptions, "ks", 5, (5,)),
     ],
