@@ -16,7 +16,7 @@ from sidtool.data import EventColumns
 from sidtool.data.split import user_histories
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, loaded_model
-from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommend_options import CANDIDATES, RecommendOptions
 from sidtool.recommendation.recommender import Recommender
 from sidtool.recommendation.requests import (
     Answer,
@@ -37,7 +37,7 @@ def recommend(
     requests: Iterable[RequestLike] | RequestLike,
     options: RecommendOptions | None = None,
     *,
-    candidates: Sequence[str] | None = None,
+    candidates: Sequence[str] | Path | None = None,
     bundle: Bundle | str | Path | None = None,
     memory: MemoryOptions | str | Path | None = None,
     progress: Progress | None = None,
@@ -50,12 +50,12 @@ def recommend(
     request is a list of one.
 
     k items are returned whenever the filters leave k; `missing` of a recommendation is the number
-    that it lacks. If `candidates` are given, each of them is scored exactly instead of a beam
-    search, and nothing else is recommended: for new items, whose SIDs a beam does not reach, and
-    for reranking. With `options.list` an answer is one list of k items in its order, and candidates
-    are what it may contain. Ids that the bundle lacks are skipped in histories and have no effect
-    in deny lists; a SidtoolWarning counts them. A request whose prompt is empty without them gets
-    no items.
+    that it lacks. If `candidates` are given, ids or a file of them, each is scored exactly instead
+    of a beam search, and nothing else is recommended: for new items, whose SIDs a beam does not
+    reach, and for reranking. With `options.list` an answer is one list of k items in its order, and
+    candidates are what it may contain. Ids that the bundle lacks are skipped in histories and have
+    no effect in deny lists; a SidtoolWarning counts them. A request whose prompt is empty without
+    them gets no items.
     `bundle` and `memory` are used in place of those of a model's folder, which is then loaded at
     once. `progress` is called with a total of 0 if `requests` has no length.
 
@@ -72,14 +72,13 @@ def recommend(
         ('u1', 3)
     """
     options = options_from(RecommendOptions, options, keywords)
+    ids: tuple[str, ...] | None = CANDIDATES.held(candidates, tuple[str, ...])
     if bundle is not None or memory is not None:
         model = loaded_model(model, bundle, memory)
     is_history = isinstance(requests, list | tuple) and isinstance(next(iter(requests), None), str)
     if is_history or isinstance(requests, Request | Mapping | str):
         requests = [requests]  # type: ignore[list-item]
-    answers = answer_each(
-        model, requests, options, candidates=candidates, stop=True, progress=progress
-    )
+    answers = answer_each(model, requests, options, candidates=ids, stop=True, progress=progress)
     return Recommendations(answers, len(requests) if isinstance(requests, Sequence) else None)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -401,8 +402,12 @@ def test_a_wrong_keyword_is_refused_at_once(
 def test_lists_of_items_are_ids_or_a_file_of_them(shop: LoadedModel, tmp_path: Path) -> None:
     listed = tmp_path / "ids.txt"
     listed.write_text("\n".join(IDS[:3]))
-    (answer,) = recommend(shop, [()], k=9, allow=str(listed))
-    assert sorted(answer.items) == sorted(IDS[:3])
+    ids = pd.Series(IDS[:3], index=[7, 3, 9])
+    for given in ({"allow": str(listed)}, {"candidates": listed}, {"candidates": ids}):
+        (answer,) = recommend(shop, [()], k=9, **given)
+        assert sorted(answer.items) == sorted(IDS[:3])
+    with pytest.raises(DataError, match="candidate 'nobody' is not in the bundle"):
+        recommend(shop, [()], candidates=pd.concat([ids, pd.Series(["nobody"])]))[0]
     for wrong in ({"allow": [7]}, {"deny": [7]}, {"candidates": [7]}):
         with pytest.raises(DataError, match=r"ids and titles are strings: .* int found"):
             recommend(shop, [()], **wrong)[0]
