@@ -1,6 +1,7 @@
 """The options of a recommendation, shared by the library and the command line."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import Option, option, read_ids
@@ -41,5 +42,8 @@ class RecommendOptions(ItemOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        fields: Any = self.fields
+        if not isinstance(fields, Fields):
+            raise UsageError(f"fields are a Fields, like Fields(user={{...}}), not {fields!r:.60}")
         if self.list and self.explain:
             raise UsageError("a list has no explanation: a memory has no part in it")

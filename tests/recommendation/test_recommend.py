@@ -389,6 +389,7 @@ def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> Non
         (None, {"n": 3}, "there is no option n, known are num_beams, normalize, exclude_seen, k"),
         (RecommendOptions(), {"k": 3}, "options and the keyword k are both given: use one"),
         (None, {"k": 0}, "k must be at least 1, not 0"),
+        (None, {"fields": {"user": {}}}, "fields are a Fields, like Fields(user={...}), not {'use"),
     ],
 )
 def test_a_wrong_keyword_is_refused_at_once(
