@@ -96,6 +96,8 @@ def test_a_model_is_used_with_another_bundle_and_memory() -> None:
     assert lists.settings["bundle"] == newer.identity.digest
     task = sidtool.evaluate_task("model", "split", task="next-item", bundle="newer.zarr", **options)
     assert task.n == 3
+    by_value = {"bundle": "newer.zarr", "task": "next-item", **options}
+    assert sidtool.evaluate_task("model", sidtool.open_split("split"), **by_value) == task
     (answer,) = sidtool.recommend("model", ["b001"], **tonight, explain=True, k=3)
     assert answer.explanations
     with pytest.raises(sidtool.SidtoolError, match="for a model that is given by its path"):

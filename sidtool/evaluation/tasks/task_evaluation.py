@@ -17,6 +17,7 @@ from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
+from sidtool.data.split import Split
 from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.held_out import HeldOut
@@ -66,7 +67,7 @@ class TaskEvaluation(JsonRecord):
 
 def evaluate_task(
     model: LoadedModel | str | Path,
-    source: str | Path | None,
+    source: Split | str | Path | None,
     options: TaskEvaluationOptions | None = None,
     *,
     bundle: Bundle | str | Path | None = None,
@@ -76,12 +77,12 @@ def evaluate_task(
     """Evaluate a model on one task. The options may also be given as keywords; `bundle` is used in
     place of that of a model's folder.
 
-    `source` is a file of training examples, or for a task about histories a split (as
-    `open_split`); a task about items or queries needs none. Users whose item the bundle lacks are
-    left out, and a SidtoolWarning counts them. Raises UsageError if source and options do not fit
-    the task, CompatibilityError if the training examples are of another bundle or the model may
-    have learned from held-out events, RefusedError if too many users would be left out, DataError
-    if there is no question, and as `evaluate_questions`.
+    `source` is a file of training examples, or for a task about histories a split, a value or where
+    it is (as `open_split`); a task about items or queries needs none. Users whose item the bundle
+    lacks are left out, and a SidtoolWarning counts them. Raises UsageError if source and options do
+    not fit the task, CompatibilityError if the training examples are of another bundle or the model
+    may have learned from held-out events, RefusedError if too many users would be left out,
+    DataError if there is no question, and as `evaluate_questions`.
 
     Examples:
         >>> sidtool.evaluate_task("tuned", "split", task="next-item", limit=4, num_beams=5).n
@@ -89,7 +90,6 @@ def evaluate_task(
     """
     options = options_from(TaskEvaluationOptions, options, keywords)
     loaded = replace(loaded_model(model, bundle), memory=None)  # it has no part in an answer
-    source = None if source is None else Path(source)
     task = options.task
     per_user = named_task(task).of_users
     if loaded.contract.user_tokens and per_user:
@@ -98,14 +98,16 @@ def evaluate_task(
             hint="sidtool evaluate measures recommendations, with them",
         )
     has_examples = False
-    if source is not None and not source.is_dir() and suffix(source) in (".jsonl", ".ndjson"):
-        # a split may be such a file, too, but its lines are events, which have no task
-        has_examples = any("task" in line for _, line in islice(json_lines(source), 1))
+    if isinstance(source, str | Path):
+        source = Path(source)
+        if not source.is_dir() and suffix(source) in (".jsonl", ".ndjson"):
+            # a split may be such a file, too, but its lines are events, which have no task
+            has_examples = any("task" in line for _, line in islice(json_lines(source), 1))
     reads_split = source is not None and not has_examples and per_user
     if options.on != "test" and not reads_split:
         raise UsageError(f"--on {options.on} has no effect without a split")
     also_correct: Sequence[Question] = []
-    if source is not None and has_examples:
+    if isinstance(source, Path) and has_examples:
         questions = read_questions(loaded, source, options)
     elif source is not None and per_user:
         if options.only_items is not None:
