@@ -22,6 +22,7 @@ from sidtool.base.options import assignments, options_from, settings_from
 from sidtool.data.split import SplitOptions
 from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions
+from sidtool.memory.mixture import MemoryOptions
 from sidtool.recipes import FitOptions
 from sidtool.recommendation import RecommendOptions
 from sidtool.recommendation.serve import serve_options
@@ -64,6 +65,9 @@ def test_values_of_callers_become_those_of_flags(
 def test_numbers_of_numpy_are_recorded_as_numbers() -> None:
     assert json.dumps(BuildOptions(seed=np.int64(3)).seed) == "3"  # type: ignore[arg-type]
     assert json.dumps(SftOptions({"list": np.int64(2)}).tasks) == '{"list": 2}'
+    assert json.dumps(MemoryOptions(weight=np.float32(0.5)).weight) == "0.5"
+    with pytest.raises(UsageError, match="weight must be a number, not 'x'"):
+        MemoryOptions(weight="x")  # type: ignore[arg-type]
     assert BuildOptions(method_options={"balanced": np.True_}).method_options == {"balanced": True}
     ids, vectors = ["a", "b"], np.eye(2, dtype=np.float32)
     bundle = Bundle.from_vectors(ids, vectors, levels=(2, 2), balanced=np.False_)

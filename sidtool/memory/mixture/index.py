@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.base.options import option
+from sidtool.base.options import check_options, option
 from sidtool.memory.memory import Memory
 from sidtool.memory.mixture.gate import (
     GATE_FEATURES,
@@ -196,7 +196,8 @@ keep most of their recall, and others lose little (docs/memory.md)."""
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """Which memory to use with a model, in place of what its contract says."""
+    """Which memory to use with a model, in place of what its contract says. Raises UsageError for
+    a number out of range."""
 
     location: str | None = option(None, flag="--memory")
     """A memory of build-memory, or URL/NAME@VERSION, in place of the model's own, for example
@@ -208,6 +209,9 @@ class MemoryOptions:
     rerank: bool = option(True)
     """Order the first items again by the model's re-ranker, if it has one. With --memory-weight or
     --memory-power it is left out: it was fitted to another mixture."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, eq=False)
