@@ -117,7 +117,9 @@ def test_merged_adapters_give_the_same_logits(
     # PEFT alone, with nothing of ours, is the model unmerged
     plain = AutoModelForCausalLM.from_pretrained(base)
     unmerged = PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
+    state = torch.get_rng_state()
     served = load_model_folder(tmp_path / "out")
+    assert torch.equal(torch.get_rng_state(), state)
     merge(tmp_path / "out", tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     start = AutoModelForCausalLM.from_pretrained(base).eval()

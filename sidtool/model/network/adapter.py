@@ -43,6 +43,7 @@ def merge_adapter(model: Any, folder: Path, added_ids: range, digests: Mapping[s
     damaged adapters, IntegrityError unless their file is that of `digests`, SHA-256 (hex) by name.
 
     PEFT's own loader is not used: it asks the hub for files that are missing in the folder."""
+    import torch
     from peft import get_peft_model, set_peft_model_state_dict
 
     stored = check_folder(folder)
@@ -52,7 +53,8 @@ def merge_adapter(model: Any, folder: Path, added_ids: range, digests: Mapping[s
     with _stating_tied_head(model), loading(folder, "as an adapter of its base", stored):
         weights = read_weights(path, digests.get(ADAPTER))
         missing = rows - weights.keys()
-        adapted = get_peft_model(model, config)
+        with torch.random.fork_rng(devices=[]):  # it draws the first adapters
+            adapted = get_peft_model(model, config)
         result = set_peft_model_state_dict(adapted, weights)
     # PEFT also misses base weights, and the rows of a head that is tied to the embeddings
     missing |= {name for name in result.missing_keys if ".lora_" in name}
