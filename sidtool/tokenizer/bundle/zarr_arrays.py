@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.artifact import MAX_ROOT_BYTES
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import IntegrityError
+from sidtool.base.errors import IntegrityError, SidtoolError
 from sidtool.base.storage import Storage
 
 META = "/zarr.json"
@@ -197,6 +198,23 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self:
             raise IntegrityError(f"{self._storage.location} has no array {name}")
+        try:
+            return self._read_whole(name)
+        except IntegrityError as error:
+            if self._was_replaced():
+                message = f"{self.location} was replaced after it was opened"
+                raise IntegrityError(message, hint="open it again") from error
+            raise
+
+    def _was_replaced(self) -> bool:
+        """Whether the root document names other objects than when it was opened."""
+        try:
+            root = parse_json(Storage(self.location).read(META[1:], limit=MAX_ROOT_BYTES) or b"")
+            return bool(root["attributes"]["sidtool"]["objects"] != self._manifest.objects)
+        except (SidtoolError, ValueError, KeyError, TypeError):
+            return False
+
+    def _read_whole(self, name: str) -> NDArray[Any]:
         layout = self.layout(name)
         rows = (0, layout.shape[0])
         ranges = layout.byte_ranges(name, rows)

@@ -126,6 +126,16 @@ def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: P
         _ = bundle.items
 
 
+def test_a_bundle_that_was_replaced_says_so(tmp_path: Path) -> None:
+    for name in ("shop.zarr", "shop.zarr.zip"):
+        small_bundle().save(tmp_path / name)
+        bundle = Bundle.open(tmp_path / name)
+        small_bundle(30, seed=1).save(tmp_path / name, force=True)
+        with pytest.raises(IntegrityError, match=f"{name} was replaced after it was") as caught:
+            _ = bundle.items
+        assert caught.value.hint == "open it again"
+
+
 def test_retired_items_are_counted_by_their_marks_alone(tmp_path: Path) -> None:
     bundle = small_bundle()
     bundle.items.retired[3] = True
