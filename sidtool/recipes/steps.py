@@ -90,7 +90,12 @@ class Step:
 
 def run_process(arguments: list[str], stdout: TextIO) -> Ran:
     """Run one command in its own process."""
-    return Ran(subprocess.run([*SIDTOOL, *arguments], stdout=stdout, check=False).returncode)
+    target: TextIO | None = stdout
+    try:
+        stdout.fileno()
+    except OSError:  # a notebook captures the cell: its errors go where those of this process go
+        target = sys.__stderr__
+    return Ran(subprocess.run([*SIDTOOL, *arguments], stdout=target, check=False).returncode)
 
 
 @dataclass

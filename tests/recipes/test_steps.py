@@ -1,4 +1,5 @@
 import json
+from io import StringIO
 from pathlib import Path
 from typing import TextIO
 
@@ -164,3 +165,4 @@ def test_a_command_runs_in_its_own_process(tmp_path: Path) -> None:
     with (tmp_path / "version.txt").open("w") as stream:
         assert run_process(["--version"], stream) == Ran(0)
     assert (tmp_path / "version.txt").read_text().strip()
+    assert run_process(["--version"], StringIO()) == Ran(0)  # as in a captured cell of a notebook
