@@ -64,6 +64,7 @@ def plan_training(
         check_split(as_url(before.examples), earlier_split, location, lineage.split)
 
     # teachers are memories or models
+    teachers = [teachers] if isinstance(teachers, str | Path) else teachers
     memories = {Path(path): Memory.open_verified(path) for path in teachers if is_memory(path)}
     teacher_dirs = tuple(
         Path(path) if Path(path) in memories else model_folder(path, trust_remote_code=trust)

@@ -124,7 +124,7 @@ class BundleFigures(JsonRecord):
 
 
 def compare_bundles(
-    bundles: Sequence[Bundle | str | Path],
+    bundles: Sequence[Bundle | str | Path] | Bundle | str | Path,
     *,
     embeddings: str | Path | None = None,
     items: Items | str | Path | None = None,
@@ -147,6 +147,7 @@ def compare_bundles(
         >>> [(each.name, each.after.items) for each in figures]
         [('shop', 0), ('other', 0)]
     """
+    bundles = [bundles] if isinstance(bundles, Bundle | str | Path) else bundles
     opened_bundles = [opened(bundle, "open_bundle") for bundle in bundles]
     ids = common_ids(opened_bundles)
     made_from = opened_bundles[0].manifest.made_from

@@ -134,7 +134,7 @@ def test_vectors_by_id_need_only_the_items_of_the_bundles(tmp_path: Path, by_row
     if not by_row:
         (tmp_path / "vectors.ids.txt").write_text("\n".join(ids) + "\n")
     path = tmp_path / "vectors.npy"
-    figures = compare_bundles([bundle], embeddings=path, items=items, by_row=by_row)
+    figures = compare_bundles(bundle, embeddings=path, items=items, by_row=by_row)
     assert figures == [describe(bundle, Evidence(ids, vectors()))]
     with pytest.raises(UsageError, match="--by-row needs the catalog"):
         compare_bundles([bundle], embeddings=path, by_row=True)
