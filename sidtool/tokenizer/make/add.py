@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.locations import opened, published_beside
-from sidtool.base.options import options_from
+from sidtool.base.options import Option, options_from, read_ids
 from sidtool.base.progress import Progress
 from sidtool.data import CatalogNames, Items, TextNames, Vectors, VectorSource
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -92,14 +92,14 @@ def add_items(
     by_row: bool = False,
     encoder: str | None = None,
     trust_remote_code: bool = False,
-    remove: Sequence[str] = (),
+    remove: Sequence[str] | Path = (),
     published: Sequence[str] | None = None,
     progress: Progress | None = None,
     **given: Any,
 ) -> Bundle:
     """The next minor version of a bundle, a value or where it is: with these items active, and the
-    items `remove` retired. A file of items is read with the columns `catalog`, also given as
-    keywords, or those that the bundle records, and with its text template.
+    items `remove`, ids or a file of them, retired. A file of items is read with the columns
+    `catalog`, also given as keywords, or those that the bundle records, and with its text template.
 
     `vectors` is (m, dim), one for each item that the bundle does not contain, in the order of
     `unknown`. Without them they are read from `embeddings` (one file per fused source, rows of all
@@ -130,7 +130,7 @@ def add_items(
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):
         items = encode.read_new_items(bundle, items, names)
-    remove = list(remove)  # a pandas Series is indexed by labels, not by places
+    remove = Option(reads=read_ids).held(remove, tuple[str, ...])  # of the command it is a file
     change = item_change(bundle, items, remove)
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item

@@ -209,6 +209,8 @@ def test_invalid_additions_are_refused() -> None:
     bundle = built()
     with pytest.raises(DataError, match=r"1 ids to remove .*, the first is 'nobody'"):
         add_items(bundle, remove=pd.Series(["old1", "nobody"], index=[7, 8]))
+    with pytest.raises(DataError, match="nobody cannot be read"):  # as the file of the command
+        add_items(bundle, remove="nobody")
     with pytest.raises(UsageError, match="'old1' is both added and removed"):
         add_items(bundle, listed(["old1"]), remove=["old1"])
     with pytest.raises(DataError, match=r"1 vectors? for 2 new items"):
