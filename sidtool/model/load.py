@@ -232,7 +232,7 @@ def load_model_folder(
     """Load a model that `extend-model` or a later stage wrote, a folder, `hf://ORG/NAME` or a
     published one, URL/NAME[@VERSION|@TAG], with the memory that its contract or `memory` names;
     `sidtool.MemoryOptions(weight=0)` leaves it out.
-    `bundle` and `memory` may be values, paths, URLs or references.
+    `bundle` may be a value, a path, a URL or a reference, `memory` where one is.
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
     elsewhere. A folder that is replaced meanwhile is loaded again, once; `contract` is the one that
