@@ -4,6 +4,9 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +107,18 @@ def test_the_random_states_of_the_caller_are_restored(short_train: Train) -> Non
         short_train(name, max_steps=1)
         draws.append(draw())
     assert not set(draws[0]) & set(draws[1])
+
+
+def test_threads_train_the_models_that_one_thread_trains(
+    tmp_path: Path, short_train: Train
+) -> None:
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(partial(short_train, max_steps=3), ("one", "other")))
+    assert warnings.filters == filters
+    short_train("alone", max_steps=3)
+    alone = weights(tmp_path / "alone")
+    assert all(same(weights(tmp_path / name), alone) for name in ("one", "other"))
 
 
 @pytest.mark.parametrize(

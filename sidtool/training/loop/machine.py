@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,12 +84,18 @@ def float32_attention() -> Iterator[None]:
         nn.functional.scaled_dot_product_attention = original
 
 
+_TRAINING = threading.RLock()
+"""Held by the thread that trains."""
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress warnings and logs of the libraries, which concern their own defaults."""
+    """Suppress warnings and logs of the libraries, which concern their own defaults. One thread at
+    a time trains: these are settings of the process, and so are the random states that a trainer
+    seeds and draws from."""
     import transformers  # noqa: F401 - which gives its logger a level
 
-    with warnings.catch_warnings(), hidden_bars(), contextlib.ExitStack() as logs:
+    with _TRAINING, warnings.catch_warnings(), hidden_bars(), contextlib.ExitStack() as logs:
         for name in ("accelerate", "trl", "transformers"):
             logs.enter_context(errors_only(name))
         for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
