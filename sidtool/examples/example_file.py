@@ -271,7 +271,7 @@ class TokenizedExamples:
                 encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
             except DataError as error:
                 line = f"{path}:{number}" if examples is None else f"an example of {as_url(path)}"
-                raise DataError(f"{line}: {error}") from error
+                raise DataError(f"{line}: {error}", hint=error.shell_hint) from error
             counted = encoded.targets & (encoded.weights > 0)
             if after_prompts and encoded.is_sequence:
                 counted &= np.cumsum(tokens.is_code(encoded.ids, 0)) > 1

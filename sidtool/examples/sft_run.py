@@ -26,7 +26,7 @@ from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_ca
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
-from sidtool.model.contract import model_folder
+from sidtool.model.contract import model_folder, spelled_items
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.model.vocabulary import FieldValues
 from sidtool.registry import open_source
@@ -69,6 +69,7 @@ class SftInputs:
         if self.model is not None:
             folder = model_folder(self.model)
             contract, _, _ = check_model_folder(folder, bundle)
+            bundle = spelled_items(bundle, contract.tokens)
             tokenizer = load_tokenizer(Checkpoint(folder))
             field_tokens = contract.field_tokens
             # the prompt that a model was adopted with, unless there are templates of its task

@@ -92,7 +92,7 @@ class PromptEncoder:
                 lacking = segment.sid_tokens[sid_ids.index(NO_TOKEN)]
                 raise DataError(
                     f"the model has no token for {self.tokens.space.tokens[lacking]}",
-                    hint="leave out the items with this code: the model was made without them",
+                    hint="sidtool make-sft --model leaves out the items with this code",
                 )
             ids.extend(sid_ids)
         return ids

@@ -212,6 +212,15 @@ class Bundle(StoredBundle):
         smaller.active = ItemRows(np.setdiff1d(self.active, rows))
         return smaller
 
+    def only(self, rows: ItemRows) -> "Bundle":
+        """The same bundle with these rows of `items` alone, in their order."""
+        items = self.items
+        ids = [items.ids[row] for row in rows.tolist()]
+        titles = None if items.titles is None else [items.titles[row] for row in rows.tolist()]
+        smaller = Bundle(self.manifest, self.arrays)
+        smaller.items = ItemMap.of(items.space, ids, items.codes[rows], titles, items.retired[rows])
+        return smaller
+
     def trie(self) -> Trie:
         """The trie of the active items; its rows are rows of `items`."""
         return self._trie

@@ -17,11 +17,13 @@ from sidtool.base.errors import UsageError
 from sidtool.data import make_items
 from sidtool.data.split import Example, Split, SplitOptions, UserSequence, split_events
 from sidtool.evaluation import EvaluationOptions, evaluate
-from sidtool.examples import SftOptions, make_sft
+from sidtool.evaluation.tasks.questions import TaskEvaluationOptions, make_questions
+from sidtool.examples import SftOptions, TokenizedExamples, make_sft
 from sidtool.integrations.adopt import AdoptOptions, adopt
 from sidtool.integrations.formats import read_map
 from sidtool.model import LoadedModel, load_model_folder, rebind
 from sidtool.model.contract import read_contract
+from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.tokenizer import add_items
 from sidtool.tokenizer.bundle import Bundle
@@ -116,6 +118,38 @@ def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     history = tuple(model.sids)[3:5]
     (answer,) = recommend(tmp_path / "rebound", [Request("u", history)], options_of_query)
     assert sorted(answer.items) == sorted(set(model.sids) - {first})
+
+
+@pytest.mark.filterwarnings("ignore:.*(without a token|the bundle lacks)")
+def test_items_without_a_token_are_not_learned(tmp_path: Path) -> None:
+    model = foreign.minionerec(tmp_path / "model")
+    index = dict(model.sids)
+    unspelled = {
+        item: ("<a_0>", "<b_1>", code) for item, code in (("new", "<c_63>"), ("old", "<c_62>"))
+    }
+    model.map.write_text(json.dumps(index | unspelled))
+    adopt(model.folder, model.map, tmp_path / "adopted", AdoptOptions(preset="minionerec"))
+    bundle = add_items(Bundle.open(tmp_path / "adopted" / "sid.zarr"), NO_ITEMS, remove=["old"])
+    ids = list(index)
+    ids[1:1] = ["old"]
+    ids[5:5] = ["new"]  # the test item of the first user
+    titles = tuple(f"film {item}" for item in ids)
+    catalog = make_items(tuple(ids), titles, titles, fields={}, template="{title}")
+    split, examples = split_of(ids), tmp_path / "train.jsonl"
+    options = SftOptions({"next-item": 1.0, "history-text": 1.0, "title-to-sid": 1.0})
+    lineage = make_sft(bundle, catalog, split, examples, options, model=tmp_path / "adopted")
+    loaded = load_model_folder(tmp_path / "adopted", bundle=bundle)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    learned = TokenizedExamples.read(examples, encoder, loaded.tokens, codes_only=False)
+    assert len(learned) == sum(counts.examples for counts in lineage.tasks.values())
+    n_events = sum(item in unspelled for user in split.train for item in user.items)
+    assert lineage.dropped_events == n_events > 1
+    assert (lineage.bundle, lineage.leaked_events) == (bundle.identity, 0)
+    asked = TaskEvaluationOptions(task="next-item")
+    questions, _ = make_questions(loaded, split.test, asked, split.fields)
+    assert len(questions) == len(split.test) - 1
+    for question in questions:
+        encoder.ids((*question.prompt, *question.answer))  # which raises for such a code
 
 
 def head_of(source: Path, target: Path, n: int) -> Path:
