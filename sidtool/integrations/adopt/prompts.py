@@ -142,7 +142,8 @@ def preset_for(name: Preset, kind: ModelKind) -> PromptPreset:
     )
 
 
-TASK = "next-item"
+TASKS = {"sid": "next-item", "title": "title-history-to-sid"}
+"""The task of a prompt, by what it shows of the items in a history."""
 HISTORY_LENGTH = 20
 MAX_LENGTH = 2048
 """Limits of a prompt from a template file."""
@@ -193,13 +194,14 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
     # some tokenizers put the end token behind every text, as T5's does
     is_appended = tokenizer("a")["input_ids"][-1:] == [end]
     after = around.close if is_appended else ""
+    history_as: Literal["sid", "title"] = "title" if "{title}" in item else "sid"
     return HistoryPrompt(
-        task=TASK,
+        task=TASKS[history_as],
         template=before + system_prompt.template + after,
         history_length=options.history_length or system_prompt.history_length,
         max_length=options.max_length or system_prompt.max_length,
         format=system_prompt.format,
-        history_as="title" if "{title}" in item else "sid",
+        history_as=history_as,
         separator=system_prompt.separator,
         item=item,
     )
@@ -216,10 +218,10 @@ def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     item = templates.item(0)
     if not item and templates.separator:
         item = "{sid}"
-    history_as = "title" if "{title}" in item else "sid"
+    history_as: Literal["sid", "title"] = "title" if "{title}" in item else "sid"
     if item:
         templates = replace(templates, items=(item,))
-    templates.check(TASK, history_as, FieldTypes())  # type: ignore[arg-type]
+    templates.check(TASKS[history_as], history_as, FieldTypes())
     system_prompt = PromptPreset(
         kind, templates.prompts[0], HISTORY_LENGTH, MAX_LENGTH, templates.separator
     )

@@ -120,6 +120,25 @@ def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     assert sorted(answer.items) == sorted(set(model.sids) - {first})
 
 
+def test_examples_keep_an_adopted_prompt_of_titles(tmp_path: Path) -> None:
+    model = foreign.minionerec(tmp_path / "model")
+    ids = tuple(model.sids)
+    titles = tuple(f"film {item}" for item in ids)
+    catalog = make_items(ids, titles, titles, fields={}, template="{title}")
+    templates = {"prompts": ["Bought: {history}. Next:"], "separator": ", ", "items": ["{title}"]}
+    (tmp_path / "own.json").write_text(json.dumps(templates))
+    adopt(model.folder, model.map, tmp_path / "out", template_file=tmp_path / "own.json")
+    prompt = read_contract(tmp_path / "out").history_prompt
+    bundle, task = Bundle.open(tmp_path / "out" / "sid.zarr"), "title-history-to-sid"
+    inputs = (bundle, catalog, split_of(list(ids)), tmp_path / "train.jsonl")
+    lineage = make_sft(*inputs, SftOptions({task: 1.0}), model=tmp_path / "out")
+    learned = lineage.history_prompt
+    assert prompt is not None
+    assert (learned.task, learned.frame) == (prompt.task, prompt.frame)
+    first = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[1])
+    assert first["prompt"] == "Bought: film 0, film 1. Next:"
+
+
 @pytest.mark.filterwarnings("ignore:.*(without a token|the bundle lacks)")
 def test_items_without_a_token_are_not_learned(tmp_path: Path) -> None:
     model = foreign.minionerec(tmp_path / "model")
