@@ -13,7 +13,7 @@ A bundle with another codebook and no item in common changes no SID, but is refu
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -57,15 +57,25 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
     Raises CompatibilityError, with the values that differ, if the bundle is refused."""
     if bundle.identity == model_bundle.identity:
         return Verdict("same")
+    hint = "extend and train a model for this bundle"
+    quantizers = [made.manifest.made_by.quantizer for made in (bundle, model_bundle)]
     if bundle.space != model_bundle.space:
         model_space, bundle_space = (
             f"{space.spelled_sizes} ({space.spell([0] * space.levels, begin_end_tokens=True)})"
             for space in (model_bundle.space, bundle.space)
         )
+        space = model_bundle.space
+        if None in quantizers and replace(bundle.space, sizes=space.sizes) == space:
+            # a map alone does not say how many codes its levels have
+            hint = "adopt the model with this bundle in place of its map alone"
+            if quantizers[0] is None:
+                hint = (
+                    f"sidtool import --levels {space.spelled_sizes} gives a map the model's levels"
+                )
         raise CompatibilityError(
             f"the bundle's space is {bundle_space}, the model's is {model_space}: their tokens "
             "differ",
-            hint="extend and train a model for this bundle",
+            hint=hint,
         )
     name = bundle.manifest.name
     codebook, model_codebook = bundle.identity.codebook, model_bundle.identity.codebook
@@ -88,16 +98,22 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
         return Verdict("aligned", message, share)
     changed = f"{overlap.reassigned} of {overlap.common} common items have another SID"
     if codebook == model_codebook:
+        if quantizers[0] is not None:
+            hint = "extend the model's bundle with add-items, which changes no SID"
         raise CompatibilityError(
             f"bundle {name!r} changes SIDs of the model's bundle: {changed}, "
             f"{overlap.reused} SIDs are reused",
-            hint="extend the model's bundle with add-items, which changes no SID",
+            hint=hint,
+        )
+    if None not in quantizers:
+        hint = (
+            "sidtool refresh brings the model to this bundle; the one that it was made for is in "
+            "its folder, sid.zarr"
         )
     raise CompatibilityError(
         f"bundle {name!r} has codebook {codebook[:12]}, the model was made for codebook "
         f"{model_codebook[:12]} ({changed})",
-        hint="sidtool refresh brings the model to this bundle; the one that it was made for is in "
-        "its folder, sid.zarr",
+        hint=hint,
     )
 
 

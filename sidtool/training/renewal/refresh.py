@@ -301,6 +301,8 @@ def plan_refresh(
     try:
         check_bundle(model_bundle, bundle)
     except CompatibilityError:  # the model cannot use it as it is
+        if bundle.codebook is None or model_bundle.codebook is None:
+            raise
         bundle = align(bundle, model_bundle)
     plan = RefreshPlan(
         model_dir=model_dir,

@@ -86,6 +86,39 @@ def test_other_sids_are_refused(new: Bundle, message: str) -> None:
         check_bundle(OLD, new)
 
 
+MAP = made(IDS, CODES[:20], seed=None)
+WIDE = SidSpace((8, 8, 8))
+WIDE_MAP = made(IDS, CODES[:20], seed=None, space=WIDE)
+OTHER_MAP = made(IDS, CODES[:20], seed=None, space=SidSpace((8, 8, 8), template="<{level}{code}>"))
+WIDE_BUNDLE = make_bundle(IDS, CODES[:20], codebook=make_codebook(sizes=(8, 8, 8)), space=WIDE)
+RETRAIN = "extend and train a model"
+
+
+@pytest.mark.parametrize(
+    ("model", "new", "hint"),
+    [
+        # add-items and refresh need codebooks
+        (OLD, made(IDS, swapped()), "add-items"),
+        (MAP, made(IDS, swapped(), seed=None), RETRAIN),
+        (OLD, made(IDS, swapped(), seed=1), "sidtool refresh"),
+        (MAP, made(IDS, swapped(), seed=1), RETRAIN),
+        (OLD, made(IDS, swapped(), seed=None), RETRAIN),
+        # an imported map has other levels than its codebook or a tokenizer
+        (OLD, WIDE_MAP, "import --levels 8x4x6"),
+        (MAP, WIDE_MAP, "import --levels 8x4x6"),
+        (MAP, WIDE_BUNDLE, "adopt the model with this bundle"),
+        (OLD, WIDE_BUNDLE, RETRAIN),
+        (MAP, OTHER_MAP, RETRAIN),
+    ],
+)
+def test_no_command_is_advised_that_refuses_the_bundle(
+    model: Bundle, new: Bundle, hint: str
+) -> None:
+    with pytest.raises(CompatibilityError) as refusal:
+        check_bundle(model, new)
+    assert hint in str(refusal.value.shell_hint)
+
+
 def test_a_newcomer_that_shares_a_sid_reuses_none() -> None:
     """Where collisions are allowed, a SID that still has its old item keeps its meaning."""
     assert check_bundle(OLD, made([*IDS, "new"], CODES[[*range(20), 0]])).kind == "refreshed"

@@ -35,7 +35,7 @@ from sidtool.model.contract import (
     write_contract,
 )
 from sidtool.model.prompt import Templates
-from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.training import StageSettings, TrainOptions, plan_stages, train
 from sidtool.training.renewal import RefreshOptions, training_settings
 from sidtool.training.renewal.last_training import (
@@ -467,6 +467,10 @@ def test_other_levels_and_untrained_models_are_refused(
 ) -> None:
     with pytest.raises(RefusedError, match="levels"):
         renew(bundle=small_bundle(N_ITEMS, (5, 5, 6)))
+    # a map, which cannot be aligned, is refused for the SIDs that differ
+    moved = ItemMap.of(bundle.space, list(bundle.items.ids), bundle.items.codes[::-1])
+    with pytest.raises(CompatibilityError, match="common items have another SID"):
+        renew(bundle=Bundle.of(moved, None, "reassign", name="map"))
     with pytest.raises(CompatibilityError, match="was not trained by sidtool"):
         renew(models("gpt2"), bundle)
     with pytest.raises(UsageError, match="share must be more than 0"):
