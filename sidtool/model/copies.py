@@ -44,6 +44,12 @@ from sidtool.tokenizer import check_alignable, common_codes
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Codes, SidSpace
 
+TRAINING_STATE = (
+    *("checkpoint-*", "global_step*", "optimizer*", "scheduler.pt", "scaler.pt", "rng_state*"),
+    *("trainer_state.json", "training_args.bin"),
+)
+"""What trainers of other programs write beside a model, to continue."""
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -100,7 +106,7 @@ def rebind(
         restored, verdict = _restored(folder, embedded, bundle)
         if not dry_run:
             with new_dir(out, force=force) as target:
-                skip = shutil.ignore_patterns("checkpoint-*")  # training of the other program
+                skip = shutil.ignore_patterns(*TRAINING_STATE)
                 shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
                 write_contract(target, restored, bundle)
                 load_model_folder(target, device="cpu", dtype="float32")

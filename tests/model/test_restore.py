@@ -71,6 +71,25 @@ def test_unchanged_weights_are_recognized(model: Path, bundle: Bundle, tmp_path:
     assert len(read_contract(tmp_path / "restored again").stages) == 4
 
 
+def test_a_checkpoint_is_restored_without_the_state_of_its_training(
+    model: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    saved = save_again(model, tmp_path / "checkpoint-5", train_elsewhere)
+    state = (
+        "optimizer.pt",
+        "optimizer.bin",
+        "rng_state_0.pth",
+        "scheduler.pt",
+        "training_args.bin",
+    )
+    for name in (*state, "trainer_state.json"):
+        (saved / name).write_bytes(b"{}")
+    rebind(saved, bundle, tmp_path / "restored")
+    names = {path.name for path in (tmp_path / "restored").iterdir()}
+    assert names.isdisjoint((*state, "trainer_state.json"))
+    assert not [name for name in read_contract(tmp_path / "restored").files if name in state]
+
+
 def test_what_cannot_be_restored_is_refused(model: Path, bundle: Bundle, tmp_path: Path) -> None:
     saved = save_again(model, tmp_path / "saved")
     before = tree(tmp_path)
