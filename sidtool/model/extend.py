@@ -259,7 +259,9 @@ def locate_base(
     if has_contract or read_embedded(checkpoint.folder) is not None:
         raise CompatibilityError(
             f"{model} has a SID vocabulary already ({CONTRACT if has_contract else CONFIG})",
-            hint="extend the base model that it was made from",
+            hint="extend the base model that it was made from"
+            if has_contract
+            else f"sidtool rebind {model} BUNDLE -o NEW restores its contract",
         )
     return checkpoint
 

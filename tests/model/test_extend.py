@@ -250,7 +250,8 @@ def test_a_token_that_exists_already_is_refused(
         backend = tokenizer.backend_tokenizer.from_str(json.dumps(state))
         tokenizer = type(tokenizer)(tokenizer_object=backend)
     message = "already has 1 of the 20 SID tokens: <s_b_2> has id"
-    refusal(CompatibilityError, message, saved(tmp_path, tokenizer))
+    refused = refusal(CompatibilityError, message, saved(tmp_path, tokenizer))
+    assert "sidtool adopt" in refused.shell_hint
 
 
 def test_a_model_is_extended_once(made: Path, refusal: Refusal) -> None:

@@ -117,8 +117,10 @@ def test_a_model_that_lost_tokens_is_refused(model: Path, bundle: Bundle, tmp_pa
 
 def test_a_saved_model_is_no_base(model: Path, bundle: Bundle, tmp_path: Path) -> None:
     saved = save_again(model, tmp_path / "saved")
-    with pytest.raises(CompatibilityError, match=r"has a SID vocabulary already \(config\.json\)"):
+    message = r"has a SID vocabulary already \(config\.json\)"
+    with pytest.raises(CompatibilityError, match=message) as refusal:
         extend_model(saved, bundle, tmp_path / "extended")
+    assert f"sidtool rebind {saved} BUNDLE" in str(refusal.value.shell_hint)
 
 
 def test_a_damaged_contract_in_a_configuration_is_refused(model: Path, bundle: Bundle) -> None:

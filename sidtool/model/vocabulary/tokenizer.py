@@ -19,7 +19,7 @@ def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:
     Raises CompatibilityError if the tokenizer has one of them already or does not number them
     consecutively after its other tokens."""
     vocabulary = tokenizer.get_vocab()
-    remedy = "build the bundle with another token template"
+    remedy = "sidtool adopt one that was trained with them"
     _add_tokens(tokenizer, space.tokens, "SID tokens", remedy)
     tokens = SidTokens(space, int(tokenizer.convert_tokens_to_ids(space.tokens[0])))
     check_token_ids(tokenizer, tokens)

@@ -238,7 +238,7 @@ class StoredBundle(StoredGroup):
         if self.codebook is None:
             raise RefusedError(
                 f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode",
-                hint="sidtool build-codebook makes a bundle with a codebook",
+                hint="sidtool import --codebook reads that of the map",
             )
         return self.codebook
 

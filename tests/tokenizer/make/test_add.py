@@ -232,7 +232,8 @@ def test_invalid_additions_are_refused() -> None:
 def test_only_removals_apply_to_a_map_without_a_codebook() -> None:
     bundle = small_bundle(codebook=False)
     assert alive(add_items(bundle, remove=["i3"])) == alive(bundle) - {"i3"}
-    with pytest.raises(RefusedError, match="a map without a codebook: it cannot encode"):
+    with pytest.raises(RefusedError, match="a map without a codebook: it cannot encode") as refusal:
         add_items(bundle, listed(["a"]), vectors_of(["a"]))
+    assert "import --codebook" in str(refusal.value.shell_hint)
     with pytest.raises(RefusedError, match="a map without a codebook"):
         embed_texts(bundle, ["a lamp"])
