@@ -294,8 +294,8 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
             raise UsageError(f"{name} must be one of {spelled}, not {complete[name]!r}")
     size = complete["num_generations"]
     if options.algorithm == "ipa":
-        for name in POLICY_GRADIENT_FIELDS:
-            if name in fields:
+        for name in fields:
+            if name in POLICY_GRADIENT_FIELDS:
                 raise UsageError(f"{name} has no effect with algorithm=ipa")
         if not complete["beta"]:
             raise UsageError("algorithm=ipa requires a beta greater than 0")

@@ -91,25 +91,19 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 }
 """Values of fields of GRPOConfig that TRL checks during the first step only."""
 
-POLICY_GRADIENT_FIELDS = (
-    "loss_type",
-    "epsilon",
-    "epsilon_high",
-    "delta",
-    "scale_rewards",
-    "importance_sampling_level",
-)
-"""Fields of GRPOConfig that `ipa`, whose loss is that of preferences, does not read."""
-
-_HAVE_EFFECT = """
-beta delta disable_dropout entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min
-entropy_target epsilon epsilon_high generation_batch_size importance_sampling_level loss_type
-num_generations num_iterations off_policy_mask_threshold
-sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
-steps_per_generation top_entropy_quantile use_adaptive_entropy
-use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos
+_OF_GROUPS = """
+beta disable_dropout generation_batch_size num_generations num_iterations shuffle_dataset
+steps_per_generation
 """
-SETTABLE = frozenset(_HAVE_EFFECT.split())
+_OF_POLICY_GRADIENTS = """
+delta entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min entropy_target epsilon
+epsilon_high importance_sampling_level loss_type off_policy_mask_threshold sapo_temperature_neg
+sapo_temperature_pos scale_rewards top_entropy_quantile use_adaptive_entropy use_bias_correction_kl
+vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos
+"""
+POLICY_GRADIENT_FIELDS = frozenset(_OF_POLICY_GRADIENTS.split())
+"""Fields of GRPOConfig that `ipa`, whose loss is that of preferences, does not read."""
+SETTABLE = POLICY_GRADIENT_FIELDS | set(_OF_GROUPS.split())
 """Of the fields that GRPOConfig adds to TrainingArguments, those that have an effect: sidtool makes
 the groups, their rewards and their log-probabilities, so all others, also those that a later
 release of TRL adds, are refused."""

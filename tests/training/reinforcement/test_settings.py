@@ -32,9 +32,11 @@ def test_fields_of_grpo_config_can_be_set(pair: str) -> None:
     assert name in complete_fields(options, fields)
 
 
-def test_fields_of_policy_gradients_are_refused_with_preferences() -> None:
-    with pytest.raises(UsageError, match="scale_rewards has no effect with algorithm=ipa"):
-        complete_fields(RlOptions(algorithm="ipa"), {"scale_rewards": "none"})
+@pytest.mark.parametrize("name", ["scale_rewards", "entropy_coef", "sapo_temperature_neg"])
+def test_fields_of_policy_gradients_are_refused_with_preferences(name: str) -> None:
+    default = getattr(GRPOConfig, name)
+    with pytest.raises(UsageError, match=f"{name} has no effect with algorithm=ipa"):
+        complete_fields(RlOptions(algorithm="ipa"), {name: default})
 
 
 def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
