@@ -117,6 +117,9 @@ DECIDED: Mapping[str, str] = COMMON_DECIDED | {
     "reward_weights": "--set reward=NAME=WEIGHT,... names the rewards",
     "temperature": _ROLLOUTS,
     "use_vllm": _ROLLOUTS,
+    "data_seed": "--set seed=N draws the order of the examples, too",
+    "label_smoothing_factor": "groups are learned by their rewards, not by labels",
+    "train_sampling_strategy": "--set shuffle_dataset=false keeps the order of the examples",
 }
 """Fields of GRPOConfig that sidtool decides, and what to do instead of setting them."""
 

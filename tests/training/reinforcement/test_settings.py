@@ -67,6 +67,8 @@ def test_fields_that_cannot_be_set_say_why() -> None:
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     refused = {*DECIDED, *(FIELDS - inherited - SETTABLE)}
     assert {name for name in FIELDS if "vllm" in name} <= refused
+    # those that the sampler and the loss of groups do not read
+    assert {"data_seed", "label_smoothing_factor", "train_sampling_strategy"} <= refused
     for name in refused:
         with pytest.raises(UsageError, match=f"{name} cannot be set") as error:
             typed_fields(RL_SETTINGS, {name: 1})
