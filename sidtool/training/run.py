@@ -107,8 +107,9 @@ class Run:
     def start(self) -> str:
         """The model that the run starts from, in a few words."""
         stages = " > ".join(record.stage for record in self.contract.stages)
+        memory = ", without its memory" if self.contract.memory is not None else ""
         digest = self.bundle.identity.digest[:12]
-        return f"{self.model_dir} ({stages}): bundle {self.bundle.manifest.name} {digest}"
+        return f"{self.model_dir} ({stages}){memory}: bundle {self.bundle.manifest.name} {digest}"
 
 
 @dataclass(frozen=True, kw_only=True)

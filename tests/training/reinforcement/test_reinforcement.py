@@ -13,9 +13,12 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.options import settings_from
+from sidtool.data.split import Split
 from sidtool.examples import read_lineage, side_files
-from sidtool.model import load_model_folder
-from sidtool.model.contract import read_contract
+from sidtool.memory import build_memory
+from sidtool.model import bind_memory, load_model_folder
+from sidtool.model.contract import MemoryBinding, read_contract
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training import train
 from sidtool.training.reinforcement import RlOptions, check_rl, plan_rl, rl
 from sidtool.training.reinforcement.rl_run import _policy_prompt
@@ -218,6 +221,17 @@ def test_a_plan_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Pat
         assert line.startswith(f"{options.algorithm} starts from")
         assert f"reward {reward};" in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_says_that_a_memory_is_left_out(
+    tmp_path: Path, tuned: Path, made: Path, bundle: Bundle, split: Split
+) -> None:
+    memory = build_memory(split, bundle)
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
+    bind_memory(tuned, memory, binding, tmp_path / "mixed")
+    run = plan_rl(tmp_path / "mixed", made, tmp_path / "out", RlOptions(), {})
+    assert run.new_contract().memory is None
+    assert "full), without its memory: bundle" in run.inheritance()
 
 
 def test_a_plan_needs_validation_users(tmp_path: Path, tuned: Path, made: Path) -> None:
