@@ -22,6 +22,7 @@ from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data.prepare import clean_tables, read_tables, report
 from sidtool.data.split import open_split
 from sidtool.evaluation import EvaluationVerdict, StoredEvaluation, check_targets
+from sidtool.examples import read_lineage
 from sidtool.model.contract import read_contract
 from sidtool.recipes.budget import (
     FILE,
@@ -39,6 +40,8 @@ from sidtool.recipes.profile import Choices, DataProfile, choose, measure
 from sidtool.recipes.recipe import Inputs, Recipe
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.training import read_settings
+from sidtool.training.reinforcement import RL_SETTINGS, checked_rewards, complete_fields
 
 SCRIPT = "run.sh"
 COPY = "recipe"
@@ -173,6 +176,7 @@ def fit(
         for step in plan.before_training():
             road.do(step)
         _check_targets(plan)
+        _check_rewards(plan)
         plan, budget = _within_budget(plan, road)
         for name in [step.name for step in plan.from_training()]:
             # what was chosen behind the step before changes the later ones
@@ -279,6 +283,20 @@ def _check_targets(plan: Plan) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the evaluation has the same
         check_targets(Bundle.open(plan.bundle), targets, options)
+
+
+def _check_rewards(plan: Plan) -> None:
+    """Raise before the training as `rl` will behind it, for settings, rewards and training examples
+    that do not fit together."""
+    if not plan.recipe.has("rl"):
+        return
+    config, examples = plan.recipe.config("rl"), plan.examples_of("sft")
+    try:
+        options, fields = read_settings(RL_SETTINGS, config, ())
+        complete_fields(options, fields)
+        checked_rewards(options, plan.reward_inputs, read_lineage(examples), examples)
+    except UsageError as error:
+        raise UsageError(f"{config}: {error}", hint=error.shell_hint) from error
 
 
 def _remarks(plan: Plan, profile: DataProfile, budget: Budget | None) -> Iterator[str]:

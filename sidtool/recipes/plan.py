@@ -61,6 +61,11 @@ class Plan:
         """The report."""
         return self.folder / "report.html"
 
+    @property
+    def reward_inputs(self) -> dict[str, Path]:
+        """What rewards score items by, by their names."""
+        return {"label": self.folder / "reward"} if self.recipe.has("reward") else {}
+
     def examples_of(self, part: str) -> Path:
         """The training examples that a file of the recipe says: sft, cpt or labels."""
         return self.folder / part / "train.jsonl"
@@ -118,15 +123,14 @@ class Plan:
         """The training and the steps that need its model."""
         recipe, commands = self.recipe, self._commands
         yield self.training(self.folder / "model", {})
-        reward = self.folder / "reward"
         if recipe.has("reward"):
             yield self._training("reward model", "reward", "labels", "reward")
         trained = self.folder / ("aligned" if recipe.has("rl") else "model")
         if recipe.has("rl"):
             command = ("rl", self.folder / "model", self.examples_of("sft"), *recipe.options("rl"))
             command = (*command, "--set", f"seed={self.seed}")
-            if recipe.has("reward"):
-                command = (*command, "--reward-input", ("label=", reward), "--split", self.split)
+            for name, path in self.reward_inputs.items():
+                command = (*command, "--reward-input", (f"{name}=", path), "--split", self.split)
             yield step("rewards", trained, *command)
         if recipe.has("memory"):
             users = flag("--users", self.choices.tuning_users)

@@ -258,6 +258,27 @@ def test_targets_that_the_bundle_lacks_are_refused_before_the_training(
     assert replay.commands.count("train") == 2
 
 
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"reward": "collaborative=1"}, "reward collaborative requires --reward-input"),
+        ({"algorithm": "ipa"}, "algorithm=ipa needs examples of task list"),
+        ({"num_generations": 3}, "256 is no multiple of the 3 items"),
+    ],
+)
+def test_rewards_that_do_not_fit_are_refused_before_the_training(
+    finished: Finished, shop: Shop, tmp_path: Path, settings: dict[str, Any], problem: str
+) -> None:
+    recipe = shutil.copytree(shop.recipe, tmp_path / "recipe")
+    (recipe / "rl.yaml").write_text(json.dumps(settings))
+    replay = Replay(finished, tmp_path / "out")
+    options = replace(shop.options, recipe=str(recipe))
+    with pytest.raises(UsageError, match=rf"rl\.yaml: .*{problem}"):
+        fit(shop.items, shop.events, tmp_path / "out", options, run_command=replay)
+    assert "make-sft" in replay.commands
+    assert "train" not in replay.commands
+
+
 def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     for function in (fit, plan_fit):

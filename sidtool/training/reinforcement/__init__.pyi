@@ -1,5 +1,7 @@
 from .reinforcement import check_rl as check_rl
 from .reinforcement import rl as rl
+from .rl_run import checked_rewards as checked_rewards
+from .rl_run import complete_fields as complete_fields
 from .rl_run import plan_rl as plan_rl
 from .settings import ALGORITHM_DEFAULTS as ALGORITHM_DEFAULTS
 from .settings import RL_DEFAULTS as RL_DEFAULTS

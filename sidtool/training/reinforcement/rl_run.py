@@ -124,20 +124,16 @@ def plan_rl(
     """The run of a call of `rl`, with everything checked that needs no weights; writes nothing.
     Raises as `rl`."""
     require("train")
-    from sidtool.training.reinforcement.rewards.kinds import parse_rewards
     from sidtool.training.reinforcement.rewards.reward import RunFacts
 
     refuse_existing(out, force, FOLDER)
     paths = reward_inputs or {}
     is_of_lists = options.algorithm == "ipa"
-    if options.reward is None:
-        options = replace(options, reward="ndcg=1" if is_of_lists else "exact=1,rank=1")
+    options = replace(options, reward=options.reward_or_default)
     fields = complete_fields(options, typed_fields(RL_SETTINGS, grpo_fields))
-    rewards = parse_rewards(str(options.reward), lists=is_of_lists)
-    _check_rewards(rewards, paths, options)
     lineage = read_lineage(examples)
+    rewards = checked_rewards(options, paths, lineage, examples)
     options = options.with_seen(lineage.split.targets_repeat)
-    _check_examples(lineage, examples, rewards, is_of_lists)
     model_dir = model_folder(model, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
     name = f"model {model_dir}"
@@ -178,12 +174,16 @@ def plan_rl(
     )
 
 
-def _check_rewards(
-    rewards: "tuple[RewardTerm, ...]", inputs: Mapping[str, str | Path], options: RlOptions
-) -> None:
-    """Raise UsageError if a reward lacks its input or setting, or one is given that none uses."""
-    from sidtool.training.reinforcement.rewards.kinds import REWARDS
+def checked_rewards(
+    options: RlOptions, inputs: Mapping[str, str | Path], lineage: Lineage, examples: Path
+) -> "tuple[RewardTerm, ...]":
+    """The rewards of a run. Raises UsageError if one lacks its input, its setting or what it needs
+    of the training examples, or if one is given that none uses; DataError without validation
+    users."""
+    from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
 
+    is_of_lists = options.algorithm == "ipa"
+    rewards = parse_rewards(options.reward_or_default, lists=is_of_lists)
     names = [term.name for term in rewards]
     with_input = [term.name for term in rewards if term.kind.open_input is not None]
     for name in with_input:
@@ -202,6 +202,8 @@ def _check_rewards(
                 raise UsageError(f"reward {name} requires {option}")
             if name not in names and is_given:
                 raise UsageError(f"{option} requires the reward {name}", hint=f"--reward {name}=1")
+    _check_examples(lineage, examples, rewards, is_of_lists)
+    return rewards
 
 
 def _check_examples(

@@ -57,6 +57,11 @@ class RlOptions(ObjectiveOptions, SeenOptions):
         if self.algorithm != "ipa" or self.metric_for_best_model not in LIST_METRICS:
             parse_metric(self.metric_for_best_model)
 
+    @property
+    def reward_or_default(self) -> str:
+        """The sum of rewards."""
+        return self.reward or ("ndcg=1" if self.algorithm == "ipa" else "exact=1,rank=1")
+
 
 ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
