@@ -273,7 +273,7 @@ def rl(
 
 
 def _parse_inputs(texts: Iterable[str]) -> dict[str, str]:
-    """`teacher=MODEL` as paths by the names of rewards. Raises UsageError for another form."""
+    """`label=MODEL` as paths by the names of rewards. Raises UsageError for another form."""
     inputs = {}
     for text in texts:
         name, _, path = text.partition("=")
