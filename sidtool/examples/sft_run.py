@@ -26,9 +26,9 @@ from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_ca
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
-from sidtool.model.contract import model_folder, spelled_items
+from sidtool.model.contract import model_folder
 from sidtool.model.prompt import HistoryPrompt
-from sidtool.model.vocabulary import FieldValues
+from sidtool.model.vocabulary import FieldValues, spelled_items
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
 

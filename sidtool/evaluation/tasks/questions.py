@@ -25,9 +25,9 @@ from sidtool.examples import (
     side_files,
 )
 from sidtool.model import LoadedModel
-from sidtool.model.contract import spelled_items
 from sidtool.model.network import max_positions
 from sidtool.model.prompt import Format, Segment
+from sidtool.model.vocabulary import spelled_items
 from sidtool.recommendation.search import BeamOptions
 
 

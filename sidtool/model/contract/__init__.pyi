@@ -4,7 +4,6 @@ from .compat import Verdict as Verdict
 from .compat import check_bundle as check_bundle
 from .compat import check_model_split as check_model_split
 from .compat import further_splits as further_splits
-from .compat import spelled_items as spelled_items
 from .compat import usable_items as usable_items
 from .contract import BUNDLE_COPY as BUNDLE_COPY
 from .contract import CONTRACT as CONTRACT

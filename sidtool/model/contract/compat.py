@@ -155,13 +155,6 @@ def usable_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
     return bundle.without(ItemRows(lacking))
 
 
-def spelled_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
-    """The bundle with the items alone whose SIDs a model can read and write; the others, retired
-    ones too, have a code without a token."""
-    lacking = tokens.lacking(bundle.items.codes)
-    return bundle.only(ItemRows(np.flatnonzero(~lacking))) if lacking.any() else bundle
-
-
 def further_splits(
     bundle: Bundle, contracts: Iterable[Contract], *others: SplitReference
 ) -> tuple[SplitReference, ...]:
