@@ -28,7 +28,7 @@ from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
 from sidtool.model.contract import model_folder
 from sidtool.model.prompt import HistoryPrompt
-from sidtool.model.vocabulary import FieldValues, spelled_items
+from sidtool.model.vocabulary import FieldValues
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
 
@@ -69,7 +69,8 @@ class SftInputs:
         if self.model is not None:
             folder = model_folder(self.model)
             contract, _, _ = check_model_folder(folder, bundle)
-            bundle = spelled_items(bundle, contract.tokens)
+            # no example has the SID of an item with a code without a token, a retired one neither
+            bundle = bundle.only(~contract.tokens.lacking(bundle.items.codes))
             tokenizer = load_tokenizer(Checkpoint(folder))
             field_tokens = contract.field_tokens
             # the prompt that a model was adopted with, unless there are templates of its task

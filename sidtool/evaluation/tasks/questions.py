@@ -27,7 +27,6 @@ from sidtool.examples import (
 from sidtool.model import LoadedModel
 from sidtool.model.network import max_positions
 from sidtool.model.prompt import Format, Segment
-from sidtool.model.vocabulary import spelled_items
 from sidtool.recommendation.search import BeamOptions
 
 
@@ -116,7 +115,8 @@ def make_questions(
     """The questions of a task, made as its training examples are: each user's whole history with
     its last item, or every item or query; and others, which are not evaluated, but whose answers
     are correct for their groups too."""
-    loaded = replace(loaded, bundle=spelled_items(loaded.bundle, loaded.tokens))
+    lacking = loaded.tokens.lacking(loaded.bundle.items.codes)
+    loaded = replace(loaded, bundle=loaded.bundle.only(~lacking))
     maker, history_length = _example_maker(loaded, options, types)
     rows = loaded.bundle.items.rows([example.item for example in examples])
     in_bundle = [example for example, row in zip(examples, rows, strict=True) if row >= 0]

@@ -6,4 +6,3 @@ from .tokens import FieldValues as FieldValues
 from .tokens import SidTokens as SidTokens
 from .tokens import UserTokens as UserTokens
 from .tokens import sid_token_indexes as sid_token_indexes
-from .tokens import spelled_items as spelled_items

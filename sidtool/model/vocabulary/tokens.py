@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 NO_TOKEN = -1
 """The id of a code without a token."""
@@ -208,13 +207,6 @@ class SidTokens:
         used = np.flatnonzero(self.token_ids != NO_TOKEN)
         indexes[self.token_ids[used] - self.start] = used
         return indexes
-
-
-def spelled_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
-    """The bundle with the items alone whose SIDs a model can read and write; the others, retired
-    ones too, have a code without a token."""
-    lacking = tokens.lacking(bundle.items.codes)
-    return bundle.only(ItemRows(np.flatnonzero(~lacking))) if lacking.any() else bundle
 
 
 MAX_FIELD_TOKENS = 1 << 16

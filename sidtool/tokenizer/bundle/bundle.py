@@ -212,9 +212,11 @@ class Bundle(StoredBundle):
         smaller.active = ItemRows(np.setdiff1d(self.active, rows))
         return smaller
 
-    def only(self, rows: ItemRows) -> "Bundle":
-        """The same bundle with these rows of `items` alone, in their order."""
-        items = self.items
+    def only(self, is_kept: NDArray[np.bool_]) -> "Bundle":
+        """The same bundle with some rows of `items` alone, in their order; itself if all are."""
+        if is_kept.all():
+            return self
+        items, rows = self.items, ItemRows(np.flatnonzero(is_kept))
         ids = [items.ids[row] for row in rows.tolist()]
         titles = None if items.titles is None else [items.titles[row] for row in rows.tolist()]
         smaller = Bundle(self.manifest, self.arrays)
