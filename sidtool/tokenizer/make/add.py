@@ -130,8 +130,9 @@ def add_items(
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):
         items = encode.read_new_items(bundle, items, names)
-    remove = Option(reads=read_ids).held(remove, tuple[str, ...])  # of the command it is a file
-    change = item_change(bundle, items, remove)
+    # the command has a file of them
+    removed: tuple[str, ...] = Option(reads=read_ids).held(remove, tuple[str, ...])
+    change = item_change(bundle, items, removed)
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item
     existing_rows = rows[rows >= 0]
@@ -160,7 +161,7 @@ def add_items(
             titles[row] = title
     retired = np.concatenate([old.retired, np.zeros(n_new, dtype=np.bool_)])
     retired[existing_rows] = False  # an item in the catalog is active again
-    retired[old.rows(remove)] = True
+    retired[old.rows(removed)] = True
     if n_existing := len(existing_rows) - change.restored:
         warnings.warn(
             f"{n_existing} of {len(items.ids)} items are in the bundle already and keep their SID; "
