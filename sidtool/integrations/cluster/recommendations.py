@@ -32,6 +32,7 @@ from sidtool.model import (
 )
 from sidtool.model.contract import Contract, model_folder
 from sidtool.recommendation import (
+    CANDIDATES,
     WINDOW,
     BadRequest,
     Outcome,
@@ -118,7 +119,7 @@ def recommend_folder(
     out: str | Path,
     options: RecommendOptions | None = None,
     *,
-    candidates: Sequence[str] | None = None,
+    candidates: Sequence[str] | Path | None = None,
     stop: bool = False,
     run: RunOptions | None = None,
     shard_rows: int = ROWS,
@@ -144,7 +145,7 @@ def recommend_folder(
     source = ModelSource(str(model)) if isinstance(model, str | Path) else model
     source = source.with_versions()
     options = options_from(RecommendOptions, options, keywords)
-    listed = None if candidates is None else tuple(candidates)
+    listed: tuple[str, ...] | None = CANDIDATES.held(candidates, tuple[str, ...])
     settings = asdict(options)
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
         settings[name] = None if ids is None else digest_strings(ids)

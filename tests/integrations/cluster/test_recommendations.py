@@ -111,6 +111,7 @@ def test_ids_of_lists_that_the_bundle_lacks_are_said_once(tmp_path: Path) -> Non
         ({"deny": ("gone", "i1"), "strict": True}, "the deny list has 1 of 2 ids"),
         ({"allow": ("gone",)}, "none of the 1 ids of the allow list"),
         ({"candidates": ["i1", "gone"]}, "candidate 'gone' is not in the bundle"),
+        ({"candidates": Path("gone.txt")}, "gone.txt"),
         ({"explain": True}, "--explain needs a memory"),
     ],
 )
