@@ -317,6 +317,12 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
+def given_ids(ids: Iterable[str] | str | Path) -> tuple[str, ...]:
+    """Ids in any collection, or those of a file, as an option that reads ids holds them."""
+    held: tuple[str, ...] = Option(reads=read_ids).held(ids, tuple[str, ...])
+    return held
+
+
 def assignments(pairs: list[str], *, option: str = "--set") -> dict[str, Any]:
     """`key=value` pairs as a mapping; a value is read as YAML, so that numbers are numbers."""
     values = {}

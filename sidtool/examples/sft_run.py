@@ -69,7 +69,7 @@ class SftInputs:
         if self.model is not None:
             folder = model_folder(self.model)
             contract, _, _ = check_model_folder(folder, bundle)
-            # no example has the SID of an item with a code without a token, a retired one neither
+            # items with a code that has no token are in no example, retired ones included
             bundle = bundle.only(~contract.tokens.lacking(bundle.items.codes))
             tokenizer = load_tokenizer(Checkpoint(folder))
             field_tokens = contract.field_tokens

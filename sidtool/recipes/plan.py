@@ -130,7 +130,9 @@ class Plan:
             command = ("rl", self.folder / "model", self.examples_of("sft"), *recipe.options("rl"))
             command = (*command, "--set", f"seed={self.seed}")
             for name, path in self.reward_inputs.items():
-                command = (*command, "--reward-input", (f"{name}=", path), "--split", self.split)
+                command = (*command, "--reward-input", (f"{name}=", path))
+            if self.reward_inputs:
+                command = (*command, "--split", self.split)
             yield step("rewards", trained, *command)
         if recipe.has("memory"):
             users = flag("--users", self.choices.tuning_users)

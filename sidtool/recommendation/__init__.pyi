@@ -1,6 +1,5 @@
 from .query import Query as Query
 from .query import QuerySession as QuerySession
-from .recommend_options import CANDIDATES as CANDIDATES
 from .recommend_options import ItemOptions as ItemOptions
 from .recommend_options import RecommendOptions as RecommendOptions
 from .recommendations import answer_each as answer_each

@@ -4,12 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import Option, option, read_ids
+from sidtool.base.options import option, read_ids
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.recommendation.search.search_options import SearchOptions
-
-CANDIDATES = Option(reads=read_ids)
-"""Ids in any collection, or a file of them, as the lists of `ItemOptions`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, cast, overload
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import data_frame
-from sidtool.base.options import options_from
+from sidtool.base.options import given_ids, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
@@ -16,7 +16,7 @@ from sidtool.data import EventColumns
 from sidtool.data.split import user_histories
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, loaded_model
-from sidtool.recommendation.recommend_options import CANDIDATES, RecommendOptions
+from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommender import Recommender
 from sidtool.recommendation.requests import (
     Answer,
@@ -72,7 +72,7 @@ def recommend(
         ('u1', 3)
     """
     options = options_from(RecommendOptions, options, keywords)
-    ids: tuple[str, ...] | None = CANDIDATES.held(candidates, tuple[str, ...])
+    ids = None if candidates is None else given_ids(candidates)
     if bundle is not None or memory is not None:
         model = loaded_model(model, bundle, memory)
     is_history = isinstance(requests, list | tuple) and isinstance(next(iter(requests), None), str)

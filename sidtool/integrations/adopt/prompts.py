@@ -194,7 +194,7 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
     # some tokenizers put the end token behind every text, as T5's does
     is_appended = tokenizer("a")["input_ids"][-1:] == [end]
     after = around.close if is_appended else ""
-    history_as: Literal["sid", "title"] = "title" if "{title}" in item else "sid"
+    history_as = _shown(item)
     return HistoryPrompt(
         task=TASKS[history_as],
         template=before + system_prompt.template + after,
@@ -205,6 +205,11 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
         separator=system_prompt.separator,
         item=item,
     )
+
+
+def _shown(item: str) -> Literal["sid", "title"]:
+    """What the template of an item shows of it."""
+    return "title" if "{title}" in item else "sid"
 
 
 def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
@@ -218,7 +223,7 @@ def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     item = templates.item(0)
     if not item and templates.separator:
         item = "{sid}"
-    history_as: Literal["sid", "title"] = "title" if "{title}" in item else "sid"
+    history_as = _shown(item)
     if item:
         templates = replace(templates, items=(item,))
     templates.check(TASKS[history_as], history_as, FieldTypes())

@@ -14,7 +14,7 @@ from typing import Any
 from sidtool.base.digests import digest_strings, file_digest
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.inputs import keeps_inputs
-from sidtool.base.options import options_from
+from sidtool.base.options import given_ids, options_from
 from sidtool.base.progress import Progress
 from sidtool.data.split import Example
 from sidtool.evaluation import IndexedExamples, rank_examples
@@ -32,7 +32,6 @@ from sidtool.model import (
 )
 from sidtool.model.contract import Contract, model_folder
 from sidtool.recommendation import (
-    CANDIDATES,
     WINDOW,
     BadRequest,
     Outcome,
@@ -145,7 +144,7 @@ def recommend_folder(
     source = ModelSource(str(model)) if isinstance(model, str | Path) else model
     source = source.with_versions()
     options = options_from(RecommendOptions, options, keywords)
-    listed: tuple[str, ...] | None = CANDIDATES.held(candidates, tuple[str, ...])
+    listed = None if candidates is None else given_ids(candidates)
     settings = asdict(options)
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
         settings[name] = None if ids is None else digest_strings(ids)

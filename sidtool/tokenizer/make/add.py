@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.locations import opened, published_beside
-from sidtool.base.options import Option, options_from, read_ids
+from sidtool.base.options import given_ids, options_from
 from sidtool.base.progress import Progress
 from sidtool.data import CatalogNames, Items, TextNames, Vectors, VectorSource
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -130,8 +130,7 @@ def add_items(
     bundle = opened(bundle, "open_source")
     if isinstance(items, str | Path):
         items = encode.read_new_items(bundle, items, names)
-    # the command has a file of them
-    removed: tuple[str, ...] = Option(reads=read_ids).held(remove, tuple[str, ...])
+    removed = given_ids(remove)
     change = item_change(bundle, items, removed)
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item
