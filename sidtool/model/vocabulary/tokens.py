@@ -172,7 +172,7 @@ class SidTokens:
 
     def codes(self, ids: NDArray[np.int64]) -> Codes:
         """(n, levels) ids of code tokens -> (n, levels) codes."""
-        return (self._index_of_id[ids - self.start] - self.space.offsets).astype(np.uint16)
+        return (self.index_of_id[ids - self.start] - self.space.offsets).astype(np.uint16)
 
     def levels(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         """(...) token ids -> (...) int64: the level of each, -1 for one that is no code."""
@@ -198,10 +198,10 @@ class SidTokens:
         """(...) token ids -> (...) int64 indexes into `space.tokens`, -1 for other tokens."""
         places = np.asarray(ids, dtype=np.int64) - self.start
         inside = (places >= 0) & (places < self.stop - self.start)
-        return np.where(inside, self._index_of_id[np.where(inside, places, 0)], -1)
+        return np.where(inside, self.index_of_id[np.where(inside, places, 0)], -1)
 
     @cached_property
-    def _index_of_id(self) -> NDArray[np.int64]:
+    def index_of_id(self) -> NDArray[np.int64]:
         """(stop - start,) int64: for each id its index into `space.tokens`, -1 for other tokens."""
         indexes = np.full(self.stop - self.start, -1, dtype=np.int64)
         used = np.flatnonzero(self.token_ids != NO_TOKEN)

@@ -102,10 +102,7 @@ class TokenColumns:
         self._index_of_id: torch.Tensor | None = None
         """(stop - start,): the index of each token id from `start` on, -1 for other tokens"""
         if tokens.table is not None:
-            index_of_id = np.full(tokens.stop - tokens.start, -1, dtype=np.int64)
-            used = np.flatnonzero(tokens.token_ids != NO_TOKEN)
-            index_of_id[tokens.token_ids[used] - tokens.start] = used
-            self._index_of_id = torch.from_numpy(index_of_id).to(device)
+            self._index_of_id = torch.from_numpy(tokens.index_of_id).to(device)
 
     def ids(self, codes: torch.Tensor) -> torch.Tensor:
         """(..., depth) int64 codes of the first levels -> (..., depth) token ids."""
