@@ -104,13 +104,9 @@ class ClusterPairs:
 
     def count(self, ids: Texts, distance: float) -> NDArray[np.int64]:
         """As `PairCounter.count`; each part of the users is a file of the work folder."""
-        import pyarrow as pa
-
         folder = self.folder.subfolder(f"counts-{distance!r}")
         ids_file = Path(self.folder.url) / "ids.arrow"
-        batch = pa.record_batch([ids.arrow], ["id"])
-        with pa.OSFile(str(ids_file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
-            file.write_batch(batch)
+        Texts.write_columns(ids_file, {"id": ids})
         job = partial(_open_counting, self.split, ids_file, distance)
         reports = parts_in_order(job, self._folders, folder, self.run)
         self.parts = [Path(folder.url) / report.name for report in reports]
@@ -172,9 +168,7 @@ class ClusterPairs:
 
 def _open_counting(split: Path, ids_file: Path, distance: float) -> Work[str | None]:
     """Map the ids of all items, to count the pairs of the users in folders of the split."""
-    import pyarrow as pa
-
-    ids = Texts(pa.ipc.open_file(pa.memory_map(str(ids_file))).get_batch(0).column(0))
+    ids = Texts.map_columns(ids_file)["id"]
 
     def count(number: int, folder: str | None, place: Path) -> PartReport:
         name = f"{number:07d}.arrow"
