@@ -1,8 +1,10 @@
 """The options of a recommendation, shared by the library and the command line."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option, read_ids
 from sidtool.data import NO_FIELDS, Fields
@@ -44,3 +46,11 @@ class RecommendOptions(ItemOptions):
             raise UsageError(f"fields are a Fields, like Fields(user={{...}}), not {fields!r:.60}")
         if self.list and self.explain:
             raise UsageError("a list has no explanation: a memory has no part in it")
+
+    def record(self, candidates: Sequence[str] | None) -> dict[str, Any]:
+        """The options and the candidates by name, with lists of ids as their digests."""
+        record = {**asdict(self), "candidates": candidates}
+        for name in ("allow", "deny", "candidates"):
+            if record[name] is not None:
+                record[name] = digest_strings(record[name])
+        return record

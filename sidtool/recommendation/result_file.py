@@ -5,12 +5,11 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
@@ -102,9 +101,6 @@ def run_fingerprint(
     loaded: LoadedModel, options: RecommendOptions, candidates: Sequence[str] | None
 ) -> dict[str, Any]:
     """Everything that determines the recommendations for a request, as JSON values."""
-    settings = asdict(options)
-    for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", candidates)):
-        settings[name] = None if ids is None else digest_strings(ids)
     # the contract names the model's stages; a sample of its weights is read
     contract = json.dumps(loaded.contract.to_json(), sort_keys=True, ensure_ascii=False)
     state = hashlib.sha256(contract.encode())
@@ -116,7 +112,7 @@ def run_fingerprint(
         "model": state.hexdigest(),
         "dtype": str(loaded.model.dtype),
         "bundle": loaded.bundle.identity.digest,
-        "options": settings,
+        "options": options.record(candidates),
         "memory": None if loaded.memory is None else loaded.memory.to_json(),
     }
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.digests import digest_strings, file_digest
+from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import given_ids, options_from
@@ -145,16 +145,13 @@ def recommend_folder(
     source = source.with_versions()
     options = options_from(RecommendOptions, options, keywords)
     listed = None if candidates is None else given_ids(candidates)
-    settings = asdict(options)
-    for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
-        settings[name] = None if ids is None else digest_strings(ids)
     contract, bundle, memory = source.check()
     check_explain(options, memory is not None and memory.is_used)
     listed_items(bundle, options, listed)  # says what is wrong with them, before a worker starts
     made_from = {
         "command": "recommend",
         **source.record(contract, bundle, memory),
-        "options": settings,
+        "options": options.record(listed),
     }
     work = partial(_open_answering, source, requests, options, listed, stop)
     report = run_over_folder(
