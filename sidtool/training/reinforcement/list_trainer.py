@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
@@ -22,7 +21,6 @@ from sidtool.data.split import Example
 from sidtool.evaluation import Measurement
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.sid import ItemRows
-from sidtool.training.loop.machine import class_forward
 from sidtool.training.reinforcement.pairs import (
     ListPair,
     PairMaker,
@@ -133,10 +131,7 @@ class ListTrainer(GroupTrainer):
     def _measure(self) -> Measurement:
         """As the parent class, with what the lists of the validation users are like."""
         measured = super()._measure()
-        model = self.accelerator.unwrap_model(self.model)
-        with class_forward(model), torch.no_grad(), self.accelerator.autocast():
-            share = self.validation.lists(model, self.args.process_index, self.args.world_size)
-        values = self.validation.values(gather_object([share]))
+        values = self.validation.values(self.on_every_process(self.validation.lists))
         return measured.with_lists(self.validation.users, values)
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -266,10 +266,15 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         return figures
 
     def _measure(self) -> Measurement:
+        return self.judge.measure(self.on_every_process(self.judge.rank))
+
+    def on_every_process(self, measure: Callable[[Any, int, int], Any]) -> list[Any]:
+        """What `measure` returns of the policy, a process and the number of processes on each
+        process, in their order."""
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), torch.no_grad(), self.accelerator.autocast():
-            share = self.judge.rank(model, self.args.process_index, self.args.world_size)
-        return self.judge.measure(gather_object([share]))
+            share = measure(model, self.args.process_index, self.args.world_size)
+        return list(gather_object([share]))
 
     def worse_slices(self) -> str:
         """The slices on which the last validated checkpoint was worse than the start, by how
