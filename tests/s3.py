@@ -1,6 +1,7 @@
 """A real S3 over HTTP on loopback (moto's server), which counts what goes over the wire."""
 
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,13 @@ import pytest
 from moto.moto_server import threaded_moto_server
 
 BUCKET = "bucket"
+
+
+def empty_folder(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty folder in the store that a fixture's parameter names, memory or s3."""
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+    return f"{request.param}://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @dataclass

@@ -1,4 +1,3 @@
-import uuid
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,15 +15,13 @@ from sidtool.integrations.cluster.output import (
 )
 from sidtool.integrations.cluster.run import RunOptions
 from tests.integrations.cluster.jobs import double, read_numbers, write_numbers
-from tests.s3 import BUCKET
+from tests.s3 import empty_folder
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest) -> str:
     """The URL of an empty folder of a store."""
-    if request.param == "s3":
-        request.getfixturevalue("s3")
-    return f"{request.param}://{BUCKET}/{uuid.uuid4().hex}"
+    return empty_folder(request)
 
 
 @pytest.fixture

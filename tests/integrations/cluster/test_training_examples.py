@@ -1,7 +1,6 @@
 """Training examples of parts of the users, one behind the other, are the file of one process."""
 
 import json
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,7 +38,7 @@ from tests.data.tables.files import write_table
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.integrations.cluster.jobs import failing_at_the_third
 from tests.models import tiny_tokenizer
-from tests.s3 import BUCKET
+from tests.s3 import empty_folder
 from tests.training_fixtures import bundle, catalog, split
 
 pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
@@ -156,7 +155,7 @@ def test_workers_map_the_catalog_that_the_command_reads(
 
 
 def test_a_worker_reads_one_part_of_a_split_in_parts(
-    tmp_path: Path, in_parts: Inputs, catalog: Items, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, in_parts: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = {"sequence": 1.0, "title-history-to-sid": 2.0, "sid-to-title": 1.0}
     tasks["history-text"] = 1.0
@@ -243,9 +242,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a folder of parts may be."""
     if request.param == "folder":
         return f"{tmp_path}/made/"
-    if request.param == "s3":
-        request.getfixturevalue("s3")
-    return f"{request.param}://{BUCKET}/{uuid.uuid4().hex}/made"
+    return f"{empty_folder(request)}/made"
 
 
 def test_examples_in_parts_are_those_of_one_file(
