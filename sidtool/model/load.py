@@ -328,7 +328,7 @@ def _load_tokenizer(folder: Path, contract: Contract, trust_remote_code: bool) -
 
 
 def load_weights(
-    bases: list[tuple[Path, Contract]], *, dtype: Dtype, trust_remote_code: bool = False
+    bases: list[tuple[Path, Contract]], *, dtype: Dtype, trust_remote_code: bool
 ) -> Any:
     """The last model of `with_bases`, as `load_model` returns it, with the weights that its
     contract records; adapters are merged in float32. Raises as `load_model` and

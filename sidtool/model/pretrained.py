@@ -194,7 +194,7 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
     return tokenizer
 
 
-def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     """The configuration. Raises as `load_model` does."""
     from transformers import AutoConfig
 

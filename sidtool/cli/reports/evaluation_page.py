@@ -100,7 +100,7 @@ def _cut_offs(evaluation: StoredEvaluation) -> tuple[int, ...]:
     return tuple(cut_offs)
 
 
-def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> Page:
+def evaluation_page(evaluations: Evaluations, titles: Titles | None) -> Page:
     """The page of evaluations by name. `titles` replace those that the evaluations have stored."""
     first = next(iter(evaluations.values()))
     cut_off = min(_cut_offs(first), key=lambda k: abs(k - NEAR))
@@ -252,7 +252,7 @@ def _slices(evaluations: Evaluations, metric: str) -> Iterator[Block]:
 
 
 def sample_blocks(
-    evaluations: Mapping[str, StoredEvaluation], titles: Titles | None = None
+    evaluations: Mapping[str, StoredEvaluation], titles: Titles | None
 ) -> Iterator[Block]:
     """The samples of evaluations by name, one part to open per user; nothing without any.
 

@@ -111,7 +111,7 @@ def diversity(items: ItemRows, directions: NDArray[np.float32] | None) -> float:
 
 
 def list_truth(
-    bundle: Bundle, example: Example, *, exclude_seen: bool, order: str | None = None
+    bundle: Bundle, example: Example, *, exclude_seen: bool, order: str | None
 ) -> ListTruth:
     """The targets of an example. An item that comes again in a session counts once; `order` is the
     feedback by whose values, the largest first, targets are ordered, in place of time."""

@@ -96,8 +96,8 @@ def with_codebook(
     bundle: Bundle,
     source: CodebookFile,
     *,
-    sizes: tuple[int, ...] | None = None,
-    catalog_ids: Sequence[str] | None = None,
+    sizes: tuple[int, ...] | None,
+    catalog_ids: Sequence[str] | None,
 ) -> Bundle:
     """The bundle of a map, with the codebook of a file and the recipe of its vectors.
 

@@ -59,7 +59,7 @@ def map_bundle(
     *,
     name: str,
     source: Mapping[str, Any],
-    catalog: Items | None = None,
+    catalog: Items | None,
 ) -> Bundle:
     """A bundle of (n, levels) codes from another system: no codebook, no recipe. It records the
     columns of the `catalog` that its titles are from.
