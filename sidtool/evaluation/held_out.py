@@ -17,8 +17,6 @@ from sidtool.model import LoadedModel, load_model_folder, loaded_model
 from sidtool.model.contract import check_model_split, model_folder, open_bundle_copy, read_contract
 from sidtool.tokenizer.bundle import Bundle
 
-Part = Literal["test", "valid"]
-
 OTHER_MODEL = "other model"
 """The name of the system that a model is compared with."""
 
@@ -37,7 +35,7 @@ class HeldOut:
         cls,
         model: LoadedModel | str | Path,
         split: Split | str | Path,
-        on: Part,
+        on: Literal["test", "valid"],
         against: LoadedModel | str | Path | None = None,
         bundle: Bundle | str | Path | None = None,
         memory: MemoryOptions | str | Path | None = None,

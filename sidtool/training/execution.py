@@ -71,7 +71,7 @@ def train_and_publish(
     build: Callable[[], Any],
     *,
     force: bool,
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[Any], None] | None,
 ) -> Finished:
     """Train what `build` returns, from the last checkpoint of the same run if there is one, and
     move the result to the output.
@@ -80,10 +80,9 @@ def train_and_publish(
     which training had ended) and `write_model` (a folder), which every process calls. `check` may
     refuse the trained model by raising; its checkpoints then stay. Raises UsageError if the output
     exists or an unfinished run had different settings, without `force`."""
-    lock = locked(run.out) if arguments.process_index == 0 else nullcontext()
-    with lock, random_states_kept():
+    is_first = arguments.process_index == 0
+    with locked(run.out) if is_first else nullcontext(), random_states_kept():
         refuse_existing(run.out, force)
-        is_first = arguments.process_index == 0
         with arguments.main_process_first(desc="open the work folder"):
             if is_first:
                 fingerprint = run.resumable(arguments.world_size)

@@ -1,14 +1,13 @@
 """Precision, memory and library logs of a training run on this machine, and what FSDP2, which
 divides weights, gradients and optimizer states among processes, can train."""
 
-import contextlib
 import os
 import random
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def peak_cuda_gib() -> float | None:
     return torch.cuda.max_memory_allocated() / (1 << 30)
 
 
-@contextlib.contextmanager
+@contextmanager
 def float32_attention() -> Iterator[None]:
     """Compute attention in float32 under autocast on a CPU; other products stay in bfloat16.
 
@@ -88,14 +87,14 @@ _TRAINING = threading.RLock()
 """Held by the thread that trains."""
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet() -> Iterator[None]:
     """Suppress warnings and logs of the libraries, which concern their own defaults. One thread at
     a time trains: these are settings of the process, and so are the random states that a trainer
     seeds and draws from."""
     import transformers  # noqa: F401 - which gives its logger a level
 
-    with _TRAINING, warnings.catch_warnings(), hidden_bars(), contextlib.ExitStack() as logs:
+    with _TRAINING, warnings.catch_warnings(), hidden_bars(), ExitStack() as logs:
         for name in ("accelerate", "trl", "transformers"):
             logs.enter_context(errors_only(name))
         for module in ("trl", "transformers", "torch", "accelerate", "datasets"):
@@ -103,7 +102,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
+@contextmanager
 def random_states_kept() -> Iterator[None]:
     """Give the caller the random states of the processor back, which a trainer seeds."""
     import torch
