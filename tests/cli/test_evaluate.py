@@ -74,7 +74,7 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
     assert done(*ask, "--fail-under", "hr@50=1e-3").json == evaluated.json
 
 
-def test_a_limit_and_the_validation_part_are_evaluated(road: Road, tmp_path: Path) -> None:
+def test_a_limit_and_the_validation_part_are_evaluated(road: Road) -> None:
     few = done("evaluate", road.tuned, road.split, "--limit", 7, "--json").json
     assert few["n"] == 7
     split = open_split(road.split)

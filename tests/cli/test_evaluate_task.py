@@ -87,7 +87,7 @@ def test_text_without_an_end_is_warned_of(road: Road, tmp_path: Path) -> None:
     assert "warning" not in closed.err
 
 
-def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
+def test_items_are_found_by_text(spoken: Path) -> None:
     ask = ("recommend", spoken, "--query", "red lamp <s_a_1>", "-k", 7, "--json")
     answer = done(*ask).json
     assert len(set(answer["items"])) == 7
@@ -180,7 +180,7 @@ def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_
 
 
 def test_an_unknown_metric_is_refused_before_a_question(
-    road: Road, spoken: Path, monkeypatch: pytest.MonkeyPatch
+    spoken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sidtool.evaluation.tasks.evaluate_task", interrupt)
     for task, metric in (("title-to-sid", "hr@5"), ("sid-to-title", "prefix@1")):

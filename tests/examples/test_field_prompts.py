@@ -268,7 +268,7 @@ def test_malformed_template_files_are_refused(tmp_path: Path, text: str, message
 
 
 def test_items_that_the_bundle_lacks_take_their_fields_along(
-    tmp_path: Path, bundle: Bundle, catalog: Items
+    bundle: Bundle, catalog: Items
 ) -> None:
     templates = {"next-item": TEMPLATES["next-item"]}
     options = SftOptions({"next-item": 1.0}, "plain", templates=templates)

@@ -23,7 +23,7 @@ def made(tmp_path: Path, examples: Callable[..., Path]) -> Path:
     return tmp_path / "sft" / "train.jsonl"
 
 
-def test_validation_users_that_were_changed_are_refused(made: Path, split: Split) -> None:
+def test_validation_users_that_were_changed_are_refused(made: Path) -> None:
     lineage = read_lineage(made)
     valid = made.with_name("valid.jsonl")
     valid.write_text(valid.read_text().replace("u1", "u2", 1))

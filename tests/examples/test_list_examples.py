@@ -158,9 +158,7 @@ def test_options_of_lists_need_the_task() -> None:
     assert SftOptions({"list": 1.0}).list_targets == ListTargets(10)
 
 
-def test_a_mix_keeps_a_prompt_for_items_and_one_for_lists(
-    bundle: Bundle, catalog: Items, sessions: Split
-) -> None:
+def test_a_mix_keeps_a_prompt_for_items_and_one_for_lists(bundle: Bundle, catalog: Items) -> None:
     options = SftOptions({"list": 3.0, "next-item": 1.0})
     maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer())
     assert (maker.prompts.history.task, maker.prompts.list.list_length) == ("next-item", 10)

@@ -317,7 +317,7 @@ def test_existing_side_files_are_not_overwritten(tmp_path: Path, write: Write) -
     assert read_lineage(out)
 
 
-def test_side_files_are_named_after_the_examples(tmp_path: Path) -> None:
+def test_side_files_are_named_after_the_examples() -> None:
     assert side_files(Path("a/my-train.jsonl"))["valid"] == Path("a/my-valid.jsonl")
     assert side_files(Path("rows.jsonl"))["valid"] == Path("rows.valid.jsonl")
     assert side_files(Path("rows.jsonl"))["meta"] == Path("rows.jsonl.meta.json")

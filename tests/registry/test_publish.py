@@ -142,7 +142,7 @@ def test_a_version_is_never_replaced_by_another_bundle(
     assert everything(shop) == before
 
 
-def test_the_latest_version_is_the_highest(shop: str, first: Path, tmp_path: Path) -> None:
+def test_the_latest_version_is_the_highest(shop: str, tmp_path: Path) -> None:
     for at, number in enumerate(("1.10", "1.9", "0.3")):
         path = version(tmp_path / f"{number}.zarr", number, seed=at)
         assert push(str(path), shop, tag=f"t{at}").latest == "1.10"

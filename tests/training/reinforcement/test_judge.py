@@ -9,11 +9,10 @@ from sidtool.evaluation.validation import Judge, Measurement
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.results import RankedQueries
-from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 @pytest.fixture(scope="module")
-def judge(tuned: Path, bundle: Bundle) -> Judge:
+def judge(tuned: Path) -> Judge:
     """Forty users, of which each wants another item; items 0 to 19 are popular, the others cold."""
     examples = [Example(f"u{n}", (f"i{(n + 1) % 40}",), f"i{n}", 1) for n in range(40)]
     items = tuple(f"i{i}" for i in range(20))
