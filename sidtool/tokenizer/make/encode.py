@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.base.hub import HubAccess, download, is_hub_url
+from sidtool.base.hub import HubAccess, download, hub_url, is_hub_repository
 from sidtool.base.locations import opened
 from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
@@ -26,7 +26,7 @@ from sidtool.data import (
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.lexical import LEXICAL
-from sidtool.tokenizer.encoder.model import TextEncoder, check_location, load_encoder
+from sidtool.tokenizer.encoder.model import MINILM, TextEncoder, check_location, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
 
 NO_ITEMS = Items((), (), (), {}, "", "")
@@ -148,19 +148,26 @@ def recorded_encoder(
             f"{model}"
         )
     location = model or recipe.model
-    if model is None and is_hub_url(recipe.model):
-        # a bundle may name any model of the hub, so only the user can ask for a download
-        try:
-            access = HubAccess(recipe.revision, local_files_only=True)
-            location = str(download(recipe.model, access))
-        except DataError as error:
-            raise DataError(
-                f"the bundle's encoder {recipe.model} is not on this machine",
-                hint=f"--encoder {recipe.model} downloads it",
-            ) from error
+    if model is None and location not in (LEXICAL, MINILM) and not Path(location).is_dir():
+        location = _in_hub_cache(location, recipe.revision)
     encoder = recipe.encoder(location, trust_remote_code=trust_remote_code)
     check_location(encoder)
     return encoder
+
+
+def _in_hub_cache(recorded: str, revision: str | None) -> str:
+    """The folder of an encoder of the hub that a bundle records. Raises DataError if it is not on
+    this machine: a bundle may name any model, so only the user can ask for a download."""
+    url = recorded if revision is None else hub_url(recorded)  # 0.2.0 recorded ORG/NAME
+    missing = f"the bundle's encoder {recorded} is not on this machine"
+    if not is_hub_repository(url):
+        hint = "--encoder with its present location, or vectors by --embeddings"
+        raise DataError(missing, hint=hint)
+    try:
+        return str(download(url, HubAccess(revision, local_files_only=True)))
+    except DataError as error:
+        hint = f"--encoder {url} downloads it, or give vectors by --embeddings"
+        raise DataError(missing, hint=hint) from error
 
 
 def check_not_empty(texts: Sequence[str]) -> None:

@@ -18,8 +18,9 @@ from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import ItemsChange
 from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.report import Policy
+from sidtool.tokenizer.make import encode
 from sidtool.tokenizer.make.add import add_items, item_change, planned_change, unknown
-from sidtool.tokenizer.make.encode import embed_texts
+from sidtool.tokenizer.make.encode import embed_texts, recorded_encoder
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
@@ -227,6 +228,32 @@ def test_invalid_additions_are_refused() -> None:
             add_items(built(policy), listed(["a"]), np.zeros((1, 2), dtype=np.float32))
     with pytest.raises(RefusedError, match="built from given vectors"):
         embed_texts(bundle, ["a lamp"])
+
+
+@pytest.mark.parametrize(
+    ("recorded", "hint"),
+    [
+        # as 0.2.0 recorded a model of the hub
+        ({"model": "org/encoder", "revision": "c" * 40}, "--encoder hf://org/encoder downloads it"),
+        ({"model": "hf://org/encoder"}, "--encoder hf://org/encoder downloads it"),
+        ({"model": "/moved/encoder", "revision": "main"}, "--encoder with its present location"),
+        ({"model": "moved"}, "--encoder with its present location"),
+    ],
+)
+def test_the_encoder_of_a_bundle_is_on_this_machine(
+    recorded: dict[str, str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = built()
+    bundle = Bundle.of(
+        old.items, old.codebook, "reassign", name="shop", recipe={"encoder": recorded}
+    )
+    with pytest.raises(DataError, match=f"{recorded['model']} is not on this machine") as caught:
+        embed_texts(bundle, ["a lamp"])
+    assert str(caught.value.shell_hint).startswith(hint)
+    in_cache = {("hf://org/encoder", recorded.get("revision")): tmp_path}
+    monkeypatch.setattr(encode, "download", lambda url, access: in_cache[url, access.revision])
+    if "downloads" in hint:
+        assert recorded_encoder(bundle).model == str(tmp_path)
 
 
 def test_only_removals_apply_to_a_map_without_a_codebook() -> None:
