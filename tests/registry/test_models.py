@@ -1,5 +1,7 @@
 import hashlib
+import io
 import json
+import os
 import re
 import shutil
 import time
@@ -103,21 +105,33 @@ def test_a_pulled_model_equals_the_pushed_one(shop: str, model: Path, tmp_path: 
     assert push(f"{shop}@1.0", f"{shop}-mirror").digest == pushed.digest
 
 
+@pytest.mark.parametrize("refusal", [None, 403, 404])
 def test_a_web_server_without_sizes_and_ranges_is_a_store(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refusal: int | None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also one that lists no folder."""
     pytest.importorskip("aiohttp")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def list_directory(self, path: str | os.PathLike[str]) -> io.BytesIO | None:
+            if refusal is None:
+                return super().list_directory(path)
+            self.send_error(refusal)
+            return None
+
     monkeypatch.setattr(transfer, "BATCH_BYTES", 50_000)  # the weights go in pieces
     monkeypatch.setattr(storage, "PIECE_BYTES", 50_000)
     push(str(model), str(tmp_path / "models"))
-    serving = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    serving = partial(Handler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), serving) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         pull(f"{url}/models", tmp_path / "out")
         assert broken_parts(f"{url}/out") == []
+        assert tree(tmp_path / "out") == published(model)
+        (tmp_path / "out" / "tokenizer.json").unlink()
+        assert broken_parts(f"{url}/out") == [("tokenizer.json", "missing")]
         server.shutdown()
-    assert tree(tmp_path / "out") == published(model)
 
 
 def test_a_push_can_be_killed_between_any_two_writes(

@@ -106,7 +106,12 @@ class Storage:
 
     def _records(self) -> dict[str, Mapping[str, Any]]:
         with self._store_errors("read"):
-            records = self._filesystem.find(self._root, detail=True)
+            try:
+                records = self._filesystem.find(self._root, detail=True)
+            except Exception as error:  # a client's own
+                if getattr(error, "status", None) != 403:
+                    raise
+                records = {}  # a web server that lists no folder
         return {path.removeprefix(self._root).lstrip("/"): info for path, info in records.items()}
 
     def info(self, name: str) -> Mapping[str, Any] | None:

@@ -293,9 +293,10 @@ def verify_model(location: str) -> list[tuple[str, str]]:
     storage = Storage(location)
     listed = storage.listing()
     for name, digest in sorted(model.objects.items()):
-        if name not in listed:
+        info = listed.get(name) or storage.info(name)  # https:// may list nothing
+        if info is None:
             broken.append((name, "missing"))
-        elif storage.digest(name, int(listed[name]["size"])) != digest:
+        elif storage.digest(name, int(info["size"])) != digest:
             broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
     if not broken:
         bundle = verify(f"{location}/{BUNDLE_COPY}")

@@ -149,8 +149,10 @@ def broken_objects(
 ) -> list[tuple[str, str]]:
     """Every stored object that differs from the manifest: (name, what is wrong). Objects that the
     manifest does not name are not read, and unless it is `alone`, they are allowed."""
-    names = set(storage.names()) - {ROOT}
+    names = set(storage.names())
     listed = names & manifest.objects.keys()
+    if ROOT not in names:  # a store such as https:// may list nothing
+        listed = {name for name in manifest.objects if storage.has(name)}
     if storage.local_path is not None and not is_zip(storage.location):
         # a link may lead nowhere
         listed = {name for name in listed if (storage.local_path / name).exists()}
@@ -161,7 +163,7 @@ def broken_objects(
         if stored.get(name) != digest
     ]
     if alone:
-        unknown = sorted(names - manifest.objects.keys())
+        unknown = sorted(names - manifest.objects.keys() - {ROOT})
         broken += [(name, "not in the manifest") for name in unknown]
     if not broken and is_zip(storage.location):
         with TemporaryFile() as repacked, storage.open_file() as zipped:
