@@ -301,7 +301,10 @@ def plan_refresh(
     try:
         check_bundle(model_bundle, bundle)
     except CompatibilityError:  # the model cannot use it as it is
+        is_same = bundle.identity.codebook == model_bundle.identity.codebook
         if bundle.codebook is None or model_bundle.codebook is None:
+            raise
+        if is_same and bundle.space == model_bundle.space:  # SIDs are those of other items
             raise
         bundle = align(bundle, model_bundle)
     plan = RefreshPlan(

@@ -471,6 +471,11 @@ def test_other_levels_and_untrained_models_are_refused(
     moved = ItemMap.of(bundle.space, list(bundle.items.ids), bundle.items.codes[::-1])
     with pytest.raises(CompatibilityError, match="common items have another SID"):
         renew(bundle=Bundle.of(moved, None, "reassign", name="map"))
+    # two bundles that were made from one, each with new items
+    made_by = (bundle.codebook, bundle.manifest.collisions.policy)
+    beside = Bundle.of(moved, *made_by, name="beside", recipe=bundle.manifest.recipe)
+    with pytest.raises(CompatibilityError, match="'beside' changes SIDs of the model's bundle"):
+        renew(bundle=beside)
     with pytest.raises(CompatibilityError, match="was not trained by sidtool"):
         renew(models("gpt2"), bundle)
     with pytest.raises(UsageError, match="share must be more than 0"):
