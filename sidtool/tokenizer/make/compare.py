@@ -185,10 +185,12 @@ def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:
     for bundle, ids_of_bundle in zip(bundles, ids, strict=True):
         different = sorted(ids_of_bundle ^ ids[0])
         if different:
+            pair = (bundles[0], bundle)  # versions of one bundle have one name
+            one, other = (f"{each.manifest.name!r} ({each.digest[:12]})" for each in pair)
             raise DataError(
-                f"bundles {bundles[0].manifest.name!r} and {bundle.manifest.name!r} differ in "
-                f"{len(different)} items (first: {different[0]!r})",
-                hint="only bundles of one catalog compare",
+                f"bundles {one} and {other} differ in {len(different)} items, the first is "
+                f"{different[0]!r}",
+                hint="only bundles of one catalog compare; sidtool diff shows what differs",
             )
     return tuple(sorted(ids[0]))
 
