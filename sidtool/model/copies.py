@@ -113,7 +113,12 @@ def rebind(
         return verdict
     contract, bundle, verdict = check_model_folder(folder, bundle)
     if contract.memory is not None:  # can the bundle have it?
-        MemoryIndex.of(Memory.open_verified(folder / MEMORY_COPY), bundle)
+        memory = Memory.open_verified(folder / MEMORY_COPY)
+        try:
+            MemoryIndex.of(memory, bundle)
+        except CompatibilityError as error:  # rebind takes no other memory
+            hint = "sidtool refresh leaves the memory out; then build-memory and tune-memory"
+            raise CompatibilityError(str(error), hint=hint) from error
     refuse_base_as_output(out, contract)
     if dry_run:
         return verdict

@@ -112,8 +112,9 @@ def test_a_memory_must_fit_the_bundle(made: Path, bundle: Bundle, tmp_path: Path
     rebind(tmp_path / "mixed", grown(child, ["new2"]), tmp_path / "newer")
     assert verify_memory(tmp_path / "newer" / MEMORY_COPY) == []
     for dry_run in (True, False):
-        with pytest.raises(CompatibilityError, match="memory"):
+        with pytest.raises(CompatibilityError, match="memory") as caught:
             rebind(tmp_path / "mixed", bundle, tmp_path / "older", dry_run=dry_run)
+        assert "sidtool refresh leaves the memory out" in str(caught.value.shell_hint)
     assert not (tmp_path / "older").exists()
 
 
