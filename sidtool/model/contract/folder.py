@@ -174,7 +174,8 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
     expected = contract.identity.digest[:12]
     if actual != expected:
         raise CompatibilityError(
-            f"{folder / BUNDLE_COPY} is bundle {actual}, {CONTRACT} says {expected}"
+            f"{folder / BUNDLE_COPY} is bundle {actual}, {CONTRACT} says {expected}",
+            hint="put that bundle back; sidtool rebind writes a copy of the model with another one",
         )
     stored = bundle.space.to_json()
     for key, value in contract.space.to_json().items():

@@ -243,8 +243,9 @@ def test_a_base_that_cannot_be_one_is_refused(
 def test_a_folder_with_the_copy_of_another_bundle_is_refused(stored: Path) -> None:
     other = make_bundle(["a"], distinct_codes(1), codebook=make_codebook())
     other.save(stored / "sid.zarr", force=True)
-    with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle .*, sid\.json says"):
+    with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle .*, sid\.json") as caught:
         open_bundle_copy(stored, read_contract(stored))
+    assert str(caught.value.shell_hint).startswith("put that bundle back")
 
 
 OTHER_SPACES = [{"begin": "<|begin|>"}, {"end": "<|end|>"}, {"begin": None, "end": None}]
