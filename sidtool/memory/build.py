@@ -178,13 +178,10 @@ def rebuild_memory(
     """The memory of another split and bundle, with the settings of an earlier memory.
 
     Raises UsageError if that compared the items' vectors, the bundle is another one, and (n, dim)
-    `vectors` are not given, or if they are and it compared none."""
-    manifest = memory.manifest
-    manifest.check_vectors(bundle.identity, are_given=vectors is not None)
+    `vectors` are not given, or if they are and it compared none; and as `build_memory`."""
+    memory.manifest.check_vectors(bundle.identity, are_given=vectors is not None)
     content = content_of(bundle, vectors, None, memory)
-    return build_memory(
-        split, bundle, manifest.settings, content=content, tuned_on=manifest.tuned_on
-    )
+    return build_memory(split, bundle, earlier=memory, content=content)
 
 
 def content_of(
