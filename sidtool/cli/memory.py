@@ -137,7 +137,7 @@ def build_memory(
         counter: cluster.ClusterPairs | memories.SplitPairs
         if workers.on_cluster:
             run = cluster.RunOptions(**asdict(workers), progress=reports.get("build-memory"))
-            counter = works.enter_context(cluster.ClusterPairs.opened(split, bundle, out, run))
+            counter = works.enter_context(cluster.ClusterPairs.opened(split, opened, out, run))
         else:
             counter = works.enter_context(building.counter(events, out))
         weight = building.content_weight

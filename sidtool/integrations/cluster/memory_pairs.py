@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings, hash_array
 from sidtool.base.errors import UsageError
+from sidtool.base.locations import opened
 from sidtool.base.output import remove
 from sidtool.base.ranges import ranges
 from sidtool.data import Texts, Vectors
@@ -39,7 +40,7 @@ from sidtool.memory import (
     rows_in_files,
     similar_block,
 )
-from sidtool.registry import open_source
+from sidtool.tokenizer.bundle import Bundle
 
 FORMAT = 2
 """Of the files that workers exchange."""
@@ -83,7 +84,7 @@ class ClusterPairs:
     @classmethod
     @contextmanager
     def opened(
-        cls, split: Path, bundle: str, out: Path, run: RunOptions
+        cls, split: Path, bundle: Bundle | str, out: Path, run: RunOptions
     ) -> Iterator["ClusterPairs"]:
         """With a work folder beside the output, which holds the counts until the block ends well.
 
@@ -94,7 +95,7 @@ class ClusterPairs:
             "format": FORMAT,
             "split": manifest.digest,
             "files": digest_strings(manifest.files.keys(), manifest.files.values()),
-            "bundle": open_source(bundle).identity.digest,
+            "bundle": opened(bundle, "open_source").identity.digest,
         }
         place = out.with_name(f"{out.name}.pairs")
         connected = ENGINES[run.engine].connect(run.workers)

@@ -129,7 +129,7 @@ def test_settings_are_chosen_on_users_of_some_parts(shop: Path, tmp_path: Path, 
     search = TuneSimilarityOptions(users=users, fixed={"distance": 0.85, "shrinkage": 0.0})
     split = open_split(shop / "split")
     out = tmp_path / "m.zarr"
-    with ClusterPairs.opened(shop / "split", str(shop / "shop.zarr"), out, LOCAL) as counter:
+    with ClusterPairs.opened(shop / "split", bundle, out, LOCAL) as counter:
         tuned = tune_similarity(counter.manifest, bundle, None, search, counter=counter)
         examples = counter.validation_examples(users)
     if users == 7:
