@@ -48,15 +48,16 @@ def inspect(
 ) -> None:
     """Show the contents of a bundle or model, how its SIDs agree with events, labels or an earlier
     bundle, or what the items under a SID prefix have in common."""
-    is_model = (Path(bundle) / contracts.CONTRACT).is_file()
     is_probed = probe != ProbeInputs() or catalog is not None
     if is_probed and prefix is not None:
         raise UsageError("--prefix excludes --split, --items, --field and --against")
     if prefix is None and examples != EXAMPLES:
         raise UsageError("--examples requires --prefix")
+    location, _ = registry.locate(bundle)
+    is_model = (Path(location) / contracts.CONTRACT).is_file()
     if is_model and prefix is None and not is_probed:
-        return _say_model(bundle, json=json)
-    opened = registry.open_bundle(f"{bundle}/{contracts.BUNDLE_COPY}" if is_model else bundle)
+        return _say_model(location, json=json)
+    opened = registry.open_bundle(f"{location}/{contracts.BUNDLE_COPY}" if is_model else bundle)
     if prefix is None:
         measured, changes = probe.measure(opened, catalog)
         if json:

@@ -147,6 +147,7 @@ def test_a_pushed_model_is_loaded_by_name(server: FakeHub, model: Path) -> None:
     loaded = sidtool.LoadedModel.from_pretrained("org/model", revision="v1", dtype="float32")
     assert Bundle.from_pretrained("org/model").digest == loaded.bundle.digest
     assert Memory.from_pretrained("org/model").digest == loaded.memory.memory.digest
+    assert done("inspect", "hf://org/model@v1").out == done("inspect", model).out
     second = push(str(changed(model)), "hf://org/model")
     assert second.digest != pushed.digest
     assert server.references["org/model", "v1"] == pushed.version
