@@ -138,8 +138,9 @@ def upload(
     stored = target.listing()
     large = {}  # objects that go in pieces, with their sizes; those of a zip are chunks of arrays
     if not is_zip(storage.location):
-        sizes = {name: int(info.get("size") or 0) for name, info in storage.listing().items()}
-        large = {name: sizes[name] for name in manifest.objects if sizes.get(name, 0) > BATCH_BYTES}
+        infos = storage.infos(manifest.objects)
+        sizes = {name: int(info.get("size") or 0) for name, info in infos.items()}
+        large = {name: size for name, size in sizes.items() if size > BATCH_BYTES}
     checksums: dict[str, Checksums] = {}
     sent = 0
     small = sorted(manifest.objects.keys() - large)
@@ -244,12 +245,12 @@ def published(source: Storage, record: VersionRecord) -> tuple[bytes, AnyManifes
     root = published_root(source.location, record)
     manifest = kinds.parse_manifest(source.location, root, record.kind)
     check_published(source.location, manifest, record)
-    listing = source.listing()
+    infos = source.infos(manifest.objects)
     sizes = {}
     for name in manifest.objects:
-        info = listing.get(name) or source.info(name)  # a store such as https:// may list nothing
-        if info is None:
+        if name not in infos:
             raise IntegrityError(f"{source.location} lacks the object {name}")
+        info = infos[name]
         if info.get("type", "file") != "file" or info.get("size") is None:
             raise IntegrityError(f"{source.location}: {name} is not a regular file")
         sizes[name] = int(info["size"])

@@ -105,19 +105,19 @@ def test_a_pulled_model_equals_the_pushed_one(shop: str, model: Path, tmp_path: 
     assert push(f"{shop}@1.0", f"{shop}-mirror").digest == pushed.digest
 
 
-@pytest.mark.parametrize("refusal", [None, 403, 404])
+@pytest.mark.parametrize("page", [b'<a href="?C=N;O=D">Name</a> <a href="zarr.json">', None])
 def test_a_web_server_without_sizes_and_ranges_is_a_store(
-    refusal: int | None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: bytes | None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that lists no folder."""
+    """Whether it shows a page for a folder, as Apache does, or refuses, as nginx does."""
     pytest.importorskip("aiohttp")
 
     class Handler(SimpleHTTPRequestHandler):
         def list_directory(self, path: str | os.PathLike[str]) -> io.BytesIO | None:
-            if refusal is None:
-                return super().list_directory(path)
-            self.send_error(refusal)
-            return None
+            self.send_response(200 if page else 403)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            return io.BytesIO(page or b"")
 
     monkeypatch.setattr(transfer, "BATCH_BYTES", 50_000)  # the weights go in pieces
     monkeypatch.setattr(storage, "PIECE_BYTES", 50_000)
@@ -128,6 +128,7 @@ def test_a_web_server_without_sizes_and_ranges_is_a_store(
         url = f"http://127.0.0.1:{server.server_port}"
         pull(f"{url}/models", tmp_path / "out")
         assert broken_parts(f"{url}/out") == []
+        assert broken_parts(f"{url}/out/memory.zarr") == []
         assert tree(tmp_path / "out") == published(model)
         (tmp_path / "out" / "tokenizer.json").unlink()
         assert broken_parts(f"{url}/out") == [("tokenizer.json", "missing")]

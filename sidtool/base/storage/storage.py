@@ -83,8 +83,8 @@ class Storage:
             return bool(self._filesystem.isfile(self._path(name)))
 
     def names(self) -> list[str]:
-        """The names of all objects, sorted."""
-        return sorted(self._zip_spans if is_zip(self.location) else self._records())
+        """The names of all objects that are listed, sorted."""
+        return sorted(self._zip_spans if is_zip(self.location) else self.listing())
 
     def child_names(self, *, files: bool = True) -> list[str]:
         """The names directly in the folder, without `files` those of folders; empty if the folder
@@ -98,21 +98,19 @@ class Storage:
         return [path.rstrip("/").rpartition("/")[2] for path in listed]
 
     def listing(self) -> dict[str, Mapping[str, Any]]:
-        """Every object of a folder by name, with the store's record of it (size, checksum ...)."""
-        return {  # a page of links, as of http://, has no sizes
-            name: record if record.get("size") is not None else self.info(name) or record
-            for name, record in self._records().items()
-        }
-
-    def _records(self) -> dict[str, Mapping[str, Any]]:
+        """Every object of a folder by name, with the store's record of it (size, checksum ...);
+        none of a web server, which has pages of links, if it has any."""
+        if "http" in protocols(self._filesystem):
+            return {}
         with self._store_errors("read"):
-            try:
-                records = self._filesystem.find(self._root, detail=True)
-            except Exception as error:  # a client's own
-                if getattr(error, "status", None) != 403:
-                    raise
-                records = {}  # a web server that lists no folder
+            records = self._filesystem.find(self._root, detail=True)
         return {path.removeprefix(self._root).lstrip("/"): info for path, info in records.items()}
+
+    def infos(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """The store's record of each of these objects of a folder that exists."""
+        listed = self.listing()
+        records = {name: listed.get(name) or self.info(name) for name in names}
+        return {name: record for name, record in records.items() if record is not None}
 
     def info(self, name: str) -> Mapping[str, Any] | None:
         """The store's record of an object (size, checksum ...), or None if it does not exist."""

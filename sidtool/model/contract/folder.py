@@ -292,12 +292,11 @@ def verify_model(location: str) -> list[tuple[str, str]]:
         return [(CONTRACT, str(error))]
     broken = []
     storage = Storage(location)
-    listed = storage.listing()
+    infos = storage.infos(model.objects)
     for name, digest in sorted(model.objects.items()):
-        info = listed.get(name) or storage.info(name)  # https:// may list nothing
-        if info is None:
+        if name not in infos:
             broken.append((name, "missing"))
-        elif storage.digest(name, int(info["size"])) != digest:
+        elif storage.digest(name, int(infos[name]["size"])) != digest:
             broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
     if not broken:
         bundle = verify(f"{location}/{BUNDLE_COPY}")

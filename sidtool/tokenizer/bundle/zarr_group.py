@@ -151,8 +151,8 @@ def broken_objects(
     manifest does not name are not read, and unless it is `alone`, they are allowed."""
     names = set(storage.names())
     listed = names & manifest.objects.keys()
-    if ROOT not in names:  # a store such as https:// may list nothing
-        listed = {name for name in manifest.objects if storage.has(name)}
+    if ROOT not in names:  # a web server lists nothing
+        listed = storage.infos(manifest.objects).keys()
     if storage.local_path is not None and not is_zip(storage.location):
         # a link may lead nowhere
         listed = {name for name in listed if (storage.local_path / name).exists()}
