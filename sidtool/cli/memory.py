@@ -124,6 +124,8 @@ def build_memory(
     else:
         events = splits.open_split(split, recorded=opened.manifest.made_from.event_columns)
     opened.check_split("the memory", events.reference)
+    if previous is not None:
+        previous.manifest.check_choice(events.reference)
     if workers.on_cluster or writing.dry_run:  # what is refused starts no cluster
         source.check(opened)
         if previous is not None and not source.is_given and building.content_weight != 0:

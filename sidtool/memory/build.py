@@ -14,7 +14,7 @@ from sidtool.base.locations import opened
 from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
 from sidtool.data import Texts, Vectors
-from sidtool.data.split import Example, Split, SplitManifest, check_split, evenly_spaced, open_split
+from sidtool.data.split import Example, Split, SplitManifest, evenly_spaced, open_split
 from sidtool.data.split.pairs import WINDOW, item_sequences
 from sidtool.memory.content import ItemContent, nearest_items
 from sidtool.memory.manifest import CONTENT_WEIGHT, KnnSettings, MemoryManifest, with_floats
@@ -133,13 +133,12 @@ def build_memory(
     bundle.check_split("the memory", split.reference)
     before = None if earlier is None else earlier.manifest
     options_from(KnnSettings, settings, given)  # refuses unknown keywords, and both
+    if before is not None and settings in (None, before.settings):
+        before.check_choice(split.reference)
     if settings is None:
         settings = replace(DEFAULT if before is None else before.settings, **given)
     if before is not None and before.settings == settings:
         tuned_on = before.tuned_on
-        if tuned_on is not None:
-            used = "the memory"
-            check_split("the tuned earlier memory", before.split, used, split.reference)
     stored_ids = bundle.items.whole_ids()
     ids = Texts.of_utf8(stored_ids.data, stored_ids.offsets)
     counter = counter or SplitPairs(split, shards, threads)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import Digest, JsonRecord, Number, Rule, refuse_newer
-from sidtool.data.split import SplitReference
+from sidtool.data.split import SplitReference, check_split
 from sidtool.tokenizer.bundle import Identity, check_names
 
 FORMAT = 1
@@ -122,6 +122,12 @@ class MemoryManifest(JsonRecord):
                 hint="--items CATALOG if the bundle has an encoder, or --embeddings FILE, once per "
                 "source of the bundle",
             )
+
+    def check_choice(self, split: SplitReference) -> None:
+        """Raise CompatibilityError if the settings of this earlier memory may have been chosen on
+        events that the split of a later one holds out."""
+        if self.tuned_on is not None:
+            check_split("the tuned earlier memory", self.split, "the memory", split)
 
     @property
     def source(self) -> dict[str, Any]:

@@ -4,9 +4,11 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from sidtool import tokenizer
 from sidtool.data import read_items
 from sidtool.data.split import read_split
 from sidtool.evaluation.tuning import memory_tuning
@@ -283,6 +285,19 @@ def test_a_plan_is_that_of_an_earlier_memory(road: Road, tmp_path: Path) -> None
     done(*command, "--embeddings", road.folder / "other.npy")
     tuned = build(road, tmp_path / "m.zarr", "--tune", "--dry-run")
     assert "with tuned settings, at" in tuned.err
+
+
+def test_a_choice_on_other_users_is_refused_before_texts_are_embedded(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(road, Path("tuned.zarr"), "--tune", "--users", 5)
+    done("split", road.events, "-o", "other", "--protocol", "temporal")
+    monkeypatch.setattr(tokenizer, "item_vectors", Mock(side_effect=AssertionError))
+    vectors = ("--embeddings", road.vectors)
+    command = ("build-memory", "other", road.bundle, "-o", "m.zarr", "--earlier", "tuned.zarr")
+    for more in ((), ("--dry-run",)):
+        assert "the tuned earlier memory was made" in refused(3, *command, *vectors, *more)
 
 
 def test_a_plan_keeps_the_parts_of_an_interrupted_run(road: Road, tmp_path: Path) -> None:

@@ -101,13 +101,14 @@ def test_settings_that_were_chosen_on_users_who_may_be_held_out_are_refused() ->
         assert build_memory(later, BUNDLE, earlier=earlier).manifest.tuned_on == tuned_on
         build_memory(other, BUNDLE, KnnSettings(recency=0.5), earlier=earlier)
         assert rebuild_memory(earlier, later, BUNDLE).manifest.tuned_on == tuned_on
-        if tuned_on is None:
-            build_memory(other, BUNDLE, earlier=earlier)
-        else:
+        for settings in ({}, {"neighbors": 5}):  # the others are still those that were chosen
+            if tuned_on is None:
+                build_memory(other, BUNDLE, earlier=earlier, **settings)
+                continue
             with pytest.raises(CompatibilityError, match="the tuned earlier memory was made from"):
                 rebuild_memory(earlier, other, BUNDLE)
             with pytest.raises(CompatibilityError, match="the tuned earlier memory was made from"):
-                build_memory(other, BUNDLE, earlier=earlier)
+                build_memory(other, BUNDLE, earlier=earlier, **settings)
 
 
 def test_held_out_events_among_the_training_events_are_refused() -> None:
