@@ -119,5 +119,5 @@ def check_same_catalog(one: Bundle, other: Bundle) -> None:
                 f"{without.manifest.name!r} ({without.identity.digest[:12]}) lacks, the first is "
                 f"{first!r}",
                 hint="only models of the same items compare: name the older model first, and give "
-                "it the newer bundle by --bundle",
+                "it the newer bundle by --bundle; sidtool rebind gives it to another model",
             )
