@@ -155,7 +155,7 @@ def evaluate_examples(
     if not examples:
         raise DataError("there are no examples to evaluate on")
     # what is wrong is said before a model runs
-    check_recommends(loaded, against)
+    check_recommends(loaded, against, examples[0])
     _groups_of_fields(examples, options)
     memory = loaded.memory if uses_memory(loaded) else None
     if memory is not None:

@@ -2,7 +2,7 @@
 another model that it is compared with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,11 @@ from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.base.locations import given_path, opened
 from sidtool.data import UnknownOptions
 from sidtool.data.split import Example, Split, check_split, folder_manifest, open_split
+from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel, load_model_folder, loaded_model
 from sidtool.model.contract import check_model_split, model_folder, open_bundle_copy, read_contract
+from sidtool.recommendation import QuerySession
 from sidtool.tokenizer.bundle import Bundle
 
 OTHER_MODEL = "other model"
@@ -81,14 +83,20 @@ def open_model_split(
     return open_split(split, recorded=contract.event_columns(used))
 
 
-def check_recommends(model: LoadedModel, against: LoadedModel | None) -> None:
-    """Raise DataError for a model, or another one, that was not trained to recommend."""
+def check_recommends(model: LoadedModel, against: LoadedModel | None, example: Example) -> None:
+    """Raise DataError for a model, or another one, that was not trained to recommend, or whose
+    prompt shows a field that an example lacks."""
     for name, one in (("model", model), (OTHER_MODEL, against)):
-        if one is not None and one.contract.history_prompt is None:
+        if one is None:
+            continue
+        if one.contract.history_prompt is None:
             raise DataError(
                 f"the {name} was not trained to recommend: its contract has no history prompt",
                 hint="train it on a task such as next-item",
             )
+        session = QuerySession.of(replace(one, memory=None))
+        indexed = IndexedExamples.of(one.bundle, [example], exclude_seen=False)
+        next(example_queries(session, indexed, follow=False))
 
 
 def check_targets(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -8,7 +9,7 @@ from sidtool.evaluation import EvaluationOptions
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.held_out import check_same_catalog
 from tests.evaluation.shop import shop, visits
-from tests.loaded import loaded_model
+from tests.loaded import HISTORY_PROMPT, loaded_model
 
 
 def test_bundles_of_the_same_active_items_pass() -> None:
@@ -21,8 +22,9 @@ def test_bundles_of_the_same_active_items_pass() -> None:
 def test_other_items_are_refused_both_ways(other: dict[str, object]) -> None:
     bundles = [shop(shared=False), shop(shared=True, **other)]  # type: ignore[arg-type]
     for one, two in (bundles, bundles[::-1]):
-        with pytest.raises(CompatibilityError, match=r"1 active items.*first is 'i39'"):
+        with pytest.raises(CompatibilityError, match=r"1 active items.*first is 'i39'") as refusal:
             check_same_catalog(one, two)
+        assert "sidtool rebind" in refusal.value.shell_hint  # --bundle is for the first model
 
 
 def test_a_model_of_another_bundle_is_one_more_system() -> None:
@@ -48,7 +50,7 @@ def test_a_model_of_another_bundle_is_one_more_system() -> None:
         evaluate_examples(loaded_model(bundle), examples, events, options, against=fewer)
 
 
-def test_a_model_that_does_not_recommend_is_refused_before_another_one_is_queried(
+def test_a_model_that_cannot_be_queried_is_refused_before_another_one_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bundle = shop(shared=False)
@@ -59,6 +61,11 @@ def test_a_model_that_does_not_recommend_is_refused_before_another_one_is_querie
     pair = (loaded_model(bundle), loaded_model(bundle, history_prompt=None))
     for (one, other), name in ((pair, "other model"), (pair[::-1], "model")):
         with pytest.raises(DataError, match=f"the {name} was not trained to recommend"):
+            evaluate_examples(one, examples, events, against=other)
+    prompt = replace(HISTORY_PROMPT, template="{user.age}{history}")
+    pair = (loaded_model(bundle), loaded_model(bundle, history_prompt=prompt))
+    for one, other in (pair, pair[::-1]):
+        with pytest.raises(DataError, match=r"shows {user\.age}, which the request lacks"):
             evaluate_examples(one, examples, events, against=other)
 
 
