@@ -130,6 +130,16 @@ def given_flags(options: Any) -> dict[str, str]:
     }
 
 
+def given_words(options: Any) -> tuple[str, ...]:
+    """What `given_flags` has, as the words of a command line."""
+    switches = {"True": "--", "False": "--no-"}
+    words: list[str] = []
+    for flag, value in given_flags(options).items():
+        is_switch = value in switches
+        words += [switches[value] + flag[2:]] if is_switch else [flag, value]
+    return tuple(words)
+
+
 def options_from(
     kind: type[Options], options: Options | None, keywords: Mapping[str, Any]
 ) -> Options:

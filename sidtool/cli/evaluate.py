@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sidtool import evaluation
-from sidtool.base.options import numbers, option, parse_bytes
+from sidtool.base.options import given_words, numbers, option, parse_bytes
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.recommend import load_model, model_source
 from sidtool.cli.reports.report import ReportOptions
@@ -104,7 +104,8 @@ def evaluate(
     say_evaluation(measured, details=details, json=json)
     evaluation.check_thresholds(measured.metrics, thresholds)
     prompt = loaded.contract.history_prompt
-    next_step(evaluation.verdict(measured).next_step(measured, str(model), prompt))
+    used = (*given_words(memory), *given_words(model_options))
+    next_step(evaluation.verdict(measured).next_step(measured, str(model), prompt, used))
 
 
 def _open_split(model: str, split: Path, model_options: ModelOptions) -> Split:

@@ -5,6 +5,7 @@ of its interval are those of the paired difference over the same mean."""
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,17 +49,23 @@ class EvaluationVerdict(JsonRecord):
     __repr__ = __str__
 
     def next_step(
-        self, evaluation: StoredEvaluation, model: str, prompt: HistoryPrompt | None = None
+        self,
+        evaluation: StoredEvaluation,
+        model: str,
+        prompt: HistoryPrompt | None = None,
+        options: Sequence[str] = (),
     ) -> str:
         """What a command ends with: recommendations for a real history, if the answer is yes or
-        unknown, with the fields that the model's prompt shows, each unknown; else the advice."""
+        unknown, with the options of the model that was evaluated, and the fields that its prompt
+        shows, each unknown; else the advice."""
         if self.sentences[0].startswith("No"):
             return self.advice
         histories = [sample.history for sample in evaluation.samples[:1]]
         # --history takes ids between commas
         items = [item for history in histories for item in history if "," not in item][-3:]
         items = items or ["ITEM", "ITEM"]
-        command = ["sidtool", "recommend", model, "--history", ",".join(items), "-k", "10"]
+        command = ["sidtool", "recommend", model, *options]
+        command += ["--history", ",".join(items), "-k", "10"]
         if prompt is not None and prompt.shows_fields:
             command += ["--fields", json.dumps(prompt.unknown_fields(len(items)).to_json())]
         return shlex.join(command)

@@ -8,13 +8,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
-from sidtool.base.options import given_flags
+from sidtool.base.options import given_words
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes.steps import Step
 from sidtool.training import DEFAULTS
@@ -246,8 +245,3 @@ def step(name: str, output: Path, *command: object) -> Step:
 def flag(name: str, value: object) -> tuple[object, ...]:
     """A flag and its value, nothing for None."""
     return () if value is None else (name, value)
-
-
-def given_words(options: Any) -> tuple[str, ...]:
-    """The flags of the options of a dataclass that are not their defaults, and their values."""
-    return tuple(chain.from_iterable(given_flags(options).items()))

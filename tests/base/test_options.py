@@ -18,7 +18,7 @@ from sidtool import (
     RlOptions,
 )
 from sidtool.base.errors import UsageError
-from sidtool.base.options import assignments, options_from, settings_from
+from sidtool.base.options import assignments, given_words, options_from, settings_from
 from sidtool.data.split import SplitOptions
 from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions
@@ -116,3 +116,11 @@ def test_every_public_function_with_options_takes_keywords() -> None:
 def test_a_value_that_is_no_yaml_is_a_text() -> None:
     pairs = ["rate=1e-3", "run_name=one: two: three"]
     assert assignments(pairs) == {"rate": "1e-3", "run_name": "one: two: three"}
+
+
+def test_given_options_are_words_of_a_command_line() -> None:
+    assert given_words(MemoryOptions()) == ()
+    given = MemoryOptions(location="to night", weight=0.5, rerank=False)
+    words = ("--memory", "to night", "--memory-weight", "0.5", "--no-rerank")
+    assert given_words(given) == words
+    assert given_words(EvaluationOptions(exclude_seen=True)) == ("--exclude-seen",)

@@ -157,6 +157,9 @@ def test_a_command_ends_with_recommendations_or_the_advice() -> None:
     answer = verdict(ahead)
     command = "sidtool recommend 'my model' --history {} -k 10"
     assert answer.next_step(ahead, "my model") == command.format("ITEM,ITEM")
+    served = ("--memory", "to night.zarr", "--no-rerank")
+    expected = "sidtool recommend m --memory 'to night.zarr' --no-rerank --history ITEM,ITEM -k 10"
+    assert answer.next_step(ahead, "m", options=served) == expected
     # a comma would be the end of an id
     sample = Sample("u1", 0, ("a", "b", "c", "x,y", "d"), "e", {})
     sampled = replace(ahead, samples=(sample,))
