@@ -216,7 +216,7 @@ def check_explain(options: RecommendOptions, has_memory: bool) -> None:
     if options.explain and not has_memory:
         raise UsageError(
             "--explain needs a memory",
-            hint="give --memory or tune-memory's model, and no --memory-weight 0",
+            hint="give --memory or tune-memory's model, and a weight above 0 (--memory-weight)",
         )
 
 

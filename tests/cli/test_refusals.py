@@ -221,7 +221,7 @@ CASES = [
     ("RECOMMEND --file nowhere.jsonl", 1, "nowhere.jsonl"),
     ("RECOMMEND --history b001 --force", 2, "--force requires -o"),
     ("RECOMMEND --history b001 --list 0", 2, "--list must be at least 1"),
-    ("RECOMMEND --history b001 --memory-weight 0 --explain", 2, "no --memory-weight 0"),
+    ("RECOMMEND --history b001 --memory-weight 0 --explain", 2, "and a weight above 0"),
     ("RECOMMEND --user u1", 2, "require --events"),
     ("RECOMMEND --events events.csv", 2, "requires one of --user, --users and --all-users"),
     ("RECOMMEND --events events.csv --user u1 --all-users", 2, "requires one of"),
