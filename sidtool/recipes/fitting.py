@@ -238,8 +238,7 @@ def _inputs(items: str | Path, events: str | Path, out: Path, options: FitOption
         raise UsageError(f"{out} has other files", hint="write to a new folder")
     require("train")
     require("report")
-    allow_unknown = options.checks.allow_unknown
-    return Inputs(Path(items), Path(events), options.columns, options.names, allow_unknown)
+    return Inputs(Path(items), Path(events), options.columns, options.names, options.checks)
 
 
 def _measured(inputs: Inputs) -> DataProfile:
@@ -251,12 +250,12 @@ def _measured(inputs: Inputs) -> DataProfile:
     except UsageError as error:
         hint = error.shell_hint and f"{error.shell_hint}; --fix mends what else would stop a build"
         raise UsageError(str(error), hint=hint) from error
-    checked = report(catalog, table, allow_unknown=inputs.allow_unknown)
+    checked = report(catalog, table, allow_unknown=inputs.checks.allow_unknown)
     cleaning = "--fix continues with cleaned copies; `sidtool check` lists every problem"
     hint = checked.mending_hint(items, events, table, cleaning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
-        checked.refuse_stops(hint, allow_unknown=inputs.allow_unknown)
+        checked.refuse_stops(hint, allow_unknown=inputs.checks.allow_unknown)
     assert table is not None
     return measure(catalog, table, checked)
 
@@ -279,10 +278,9 @@ def _check_targets(plan: Plan) -> None:
         return
     test = open_split(plan.split).test
     targets = test.names[test.items].tolist()
-    options = UnknownOptions(allow_unknown=plan.inputs.allow_unknown)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the evaluation has the same
-        check_targets(Bundle.open(plan.bundle), targets, options)
+        check_targets(Bundle.open(plan.bundle), targets, plan.inputs.checks)
 
 
 def _check_rewards(plan: Plan) -> None:

@@ -139,7 +139,7 @@ class Plan:
             users = flag("--users", self.choices.tuning_users)
             yield commands.tuning(trained, self.split, self.memory, self.model, *users)
         limit = flag("--limit", self.choices.test_users)
-        allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
+        allowed = given_words(self.inputs.checks)
         yield commands.evaluation(self.model, self.split, self.metrics, *limit, *allowed)
         if recipe.has("lists"):
             command = ("evaluate-lists", self.model, self.split, *recipe.options("lists"))
@@ -148,7 +148,7 @@ class Plan:
         yield step("report", self.page, "report", self.metrics)
 
     def _examples(self, name: str, part: str, *options: object) -> Step:
-        allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
+        allowed = given_words(self.inputs.checks)
         made = (self.bundle, self.split, self.initial, self.examples_of(part))
         options = ("--seed", self.seed, *allowed, *options)
         return replace(self._commands.examples(part, *made, *options), name=name)
@@ -177,16 +177,12 @@ def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
         *("check", inputs.items, inputs.events),
         *given_words(inputs.columns),
         *given_words(inputs.names),
-        *_switch("--allow-unknown", inputs.allow_unknown),
+        *given_words(inputs.checks),
     )
     if fixes:
         data = folder / "data"
         return Step("check", (*command, "--fix", data), data)
     return Step("check", (*command, "--json"), folder / "check.json", saves_stdout=True)
-
-
-def _switch(flag: str, is_given: bool) -> tuple[str, ...]:
-    return (flag,) if is_given else ()
 
 
 def _path_or_word(text: str) -> object:

@@ -14,7 +14,7 @@ from typing import Any
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
 from sidtool.base.options import given_words
-from sidtool.data import CatalogNames, EventNames
+from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.recipes.steps import Step
 from sidtool.training import DEFAULTS
 
@@ -153,12 +153,12 @@ class Inputs:
     events: Path
     columns: CatalogNames = field(default_factory=CatalogNames)
     names: EventNames = field(default_factory=EventNames)
-    allow_unknown: bool = False
+    checks: UnknownOptions = field(default_factory=UnknownOptions)
 
     def cleaned(self, folder: Path) -> "Inputs":
         """The files that `check --fix` writes, whose columns have names that are guessed."""
         items, events = folder / "items.parquet", folder / "events.parquet"
-        return Inputs(items, events, allow_unknown=self.allow_unknown)
+        return Inputs(items, events, checks=self.checks)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data import Texts
 from sidtool.data.split import (
     Example,
     Split,
@@ -292,8 +291,7 @@ def _trials(
     options: TuneSimilarityOptions,
 ) -> Callable[[Settings], float]:
     """The NDCG@10 of settings, as a function of them."""
-    stored_ids = bundle.items.whole_ids()
-    ids = Texts.of_utf8(stored_ids.data, stored_ids.offsets)
+    ids = bundle.items.id_texts
     events = counter.count(ids, DEFAULT.distance)
     examples = IndexedExamples.of(
         bundle, validation_examples, exclude_seen=bool(options.exclude_seen)
