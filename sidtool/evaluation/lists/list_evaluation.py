@@ -181,16 +181,8 @@ def evaluate_list_makers(
     exclude_seen = bool(options.exclude_seen)
     # with the feedback of the target, for a model that is given it
     requests = [
-        Request(
-            example.user,
-            example.history,
-            fields=(
-                replace(example.fields, feedback=example.feedback)
-                if example.feedback
-                else example.fields
-            ),
-        )
-        for example in examples
+        Request(one.user, one.history, fields=replace(one.fields, feedback=one.feedback))
+        for one in examples
     ]
     lists = {
         system: [
