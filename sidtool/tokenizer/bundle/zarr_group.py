@@ -152,7 +152,7 @@ def broken_objects(
     names = set(storage.names())
     listed = names & manifest.objects.keys()
     if ROOT not in names:  # a web server lists nothing
-        listed = storage.infos(manifest.objects).keys()
+        listed = set(storage.infos(manifest.objects))
     if storage.local_path is not None and not is_zip(storage.location):
         # a link may lead nowhere
         listed = {name for name in listed if (storage.local_path / name).exists()}
