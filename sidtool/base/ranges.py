@@ -19,6 +19,16 @@ def consecutive(starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:
     return numbers
 
 
+def run_starts(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n,): whether each of n rows differs from the one before it, in any of the columns; the first
+    one does."""
+    differs = np.zeros(len(columns[0]), dtype=np.bool_)
+    differs[:1] = True
+    for column in columns:
+        differs[1:] |= column[1:] != column[:-1]
+    return differs
+
+
 def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
     """Consecutive ranges whose sizes add up to at most the limit, or to that plus one size."""
     numbers = np.cumsum(sizes) // limit

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
+from sidtool.base.ranges import run_starts
 from sidtool.base.threads import in_threads, read_ahead
 from sidtool.data.coded import ArrowCodes, Coded, Column, Texts
 from sidtool.data.columns import EventColumns, EventNames, Header
@@ -64,10 +65,7 @@ class Interactions:
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """(users,): the index of each user's first event."""
-        codes = self.users.codes
-        is_first = np.ones(len(codes), dtype=np.bool_)
-        np.not_equal(codes[1:], codes[:-1], out=is_first[1:])
-        return np.flatnonzero(is_first)
+        return np.flatnonzero(run_starts(self.users.codes))
 
     @cached_property
     def stops(self) -> NDArray[np.int64]:

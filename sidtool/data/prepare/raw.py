@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
+from sidtool.base.ranges import run_starts
 from sidtool.base.records import JsonRecord
 from sidtool.data.coded import Column
 from sidtool.data.event_sort import ORDER, REST
@@ -212,11 +213,8 @@ def _first_of_each(events: RawEvents) -> NDArray[np.bool_]:
     """(n,) the first of the events with one user, item and time."""
     keys = [events.columns[name] for name in ("order", "item", "user")]
     order = np.lexsort(keys)  # stable
-    repeated = np.ones(max(len(events) - 1, 0), dtype=np.bool_)
-    for values in keys:
-        repeated &= values[order][1:] == values[order][:-1]
-    mask = np.ones(len(events), dtype=np.bool_)
-    mask[order[1:][repeated]] = False
+    mask = np.empty(len(events), dtype=np.bool_)
+    mask[order] = run_starts(*(values[order] for values in keys))
     return mask
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import IntegrityError
-from sidtool.base.ranges import consecutive
+from sidtool.base.ranges import consecutive, run_starts
 from sidtool.data.coded import Coded, Texts, object_array
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes, Value, Values
 from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
@@ -75,10 +75,7 @@ def parts_of_windows(
     positions = np.concatenate([consecutive(first, shown.lengths), windows.event_positions])
     items = np.concatenate([shown.joined, windows.event_items])
     order = np.lexsort((store.names.ranks[items], positions, users))
-    columns = np.stack([users[order], positions[order], items[order]])
-    is_new = np.ones(len(order), dtype=np.bool_)
-    is_new[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
-    distinct = order[is_new]
+    distinct = order[run_starts(users[order], positions[order], items[order])]
     codes, lengths = np.unique(users[distinct], return_counts=True)
     n_before = len(store.items)
     store = replace(store, items=np.concatenate([store.items, items[distinct]]))

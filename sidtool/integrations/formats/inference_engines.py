@@ -17,6 +17,7 @@ from sidtool.base.checkpoint import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.base.locations import opened
 from sidtool.base.output import new_file
+from sidtool.base.ranges import run_starts
 from sidtool.integrations.formats.maps import Export, Exported, are_numbers
 from sidtool.model import check_model_folder
 from sidtool.model.contract import model_folder
@@ -43,11 +44,10 @@ def write_vllm_gr(bundle: Bundle, path: Path, export: Export) -> Exported:
     """
     space = bundle.space
     codes = bundle.items.codes[bundle.active]
-    is_first = np.ones(len(codes), dtype=np.bool_)
-    is_first[1:] = (codes[1:] != codes[:-1]).any(axis=1)  # equal SIDs follow each other
+    distinct_codes = codes[run_starts(*codes.T)]  # equal SIDs follow each other
     with new_file(path, force=export.force) as target, target.open("w", encoding="utf-8") as stream:
         separator = "["
-        for block in _blocks(codes[is_first]):
+        for block in _blocks(distinct_codes):
             for row in block.tolist():
                 tokens = [space.token(level, code) for level, code in enumerate(row)]
                 if space.begin is not None and space.end is not None:

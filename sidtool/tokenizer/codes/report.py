@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.ranges import run_starts
 from sidtool.base.records import JsonRecord
 from sidtool.tokenizer.sid import Codes
 
@@ -51,13 +52,8 @@ class Assigned:
 def equal_rows(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row indices sorted by codes, and the lengths of the runs of equal codes in that order."""
     order = np.lexsort(codes.T[::-1])
-    if not len(codes):
-        return order, np.zeros(0, dtype=np.intp)
-    ordered = codes[order]
-    changes = (ordered[1:] != ordered[:-1]).any(axis=1)
-    del ordered  # as large as the codes
-    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
-    return order, np.diff(bounds)
+    starts = np.flatnonzero(run_starts(*codes[order].T))
+    return order, np.diff(starts, append=len(codes))
 
 
 COLLAPSED = 8

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sidtool.base.digests import hash_array
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
+from sidtool.base.ranges import run_starts
 from sidtool.data import Vectors
 from sidtool.tokenizer.quantize.fusion import fix_signs
 from sidtool.tokenizer.quantize.mlp import unit
@@ -182,10 +183,8 @@ class _Features:
         hashes = (hashes ^ (hashes >> np.uint64(32))) * _MULTIPLIER
         order = np.lexsort((hashes, texts))
         texts, hashes = texts[order], hashes[order]
-        is_first = np.ones(len(texts), dtype=np.bool_)
-        is_first[1:] = (texts[1:] != texts[:-1]) | (hashes[1:] != hashes[:-1])
-        firsts = np.flatnonzero(is_first)
-        counts = np.diff(np.append(firsts, len(texts)))
+        firsts = np.flatnonzero(run_starts(texts, hashes))
+        counts = np.diff(firsts, append=len(texts))
         return cls(n_texts, texts[firsts], hashes[firsts], counts)
 
 
