@@ -19,6 +19,11 @@ def consecutive(starts: NDArray[Any], lengths: NDArray[Any]) -> NDArray[Any]:
     return numbers
 
 
+def bounds_of(lengths: Any) -> NDArray[np.int64]:
+    """(n + 1,): where each of n parts of these lengths starts, and where the last one ends."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
 def run_starts(*columns: NDArray[Any]) -> NDArray[np.bool_]:
     """(n,): whether each of n rows differs from the one before it, in any of the columns; the first
     one does."""

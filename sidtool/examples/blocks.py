@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.ranges import consecutive, ranges
+from sidtool.base.ranges import bounds_of, consecutive, ranges
 from sidtool.data import Texts
 from sidtool.data.split import PackedExamples, PackedSequences, Split, write_examples
 
@@ -39,7 +39,7 @@ class EventBlock:
 
     def count_held_out(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> int:
         """The held-out events within (n,) ranges of events."""
-        before = np.concatenate([[0], np.cumsum(self.is_held_out)])
+        before = bounds_of(self.is_held_out)
         return int((before[stops] - before[starts]).sum())
 
 
@@ -84,7 +84,7 @@ class TrainEvents:
             rows = self._row_of_code[codes]
             in_bundle = rows >= 0
             n_events = np.bincount(owners[in_bundle], minlength=len(train))
-            starts = np.concatenate([[0], np.cumsum(n_events)])
+            starts = bounds_of(n_events)
             yield EventBlock(train.user_codes, starts, rows[in_bundle], is_held_out[in_bundle])
 
     def _parts(self, users: range, n_events: int) -> Iterator[PackedSequences]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sidtool.base.ranges import consecutive
+from sidtool.base.ranges import bounds_of, consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
     CatalogSpans,
@@ -124,7 +124,7 @@ class EventLines:
         frames = turns % len(self._context.frames)
         # (events + 1,): the tokens of the items before each event, with a separator behind each
         item_tokens = self._items.tokens[events.rows] + self._separator_tokens
-        tokens_before = np.concatenate([[0], np.cumsum(item_tokens)])
+        tokens_before = bounds_of(item_tokens)
         # the tokens of each example without its history
         fixed = self._frame_tokens[frames] + self._answers.tokens[events.rows[targets]]
         first_events = np.repeat(events.starts[:-1], events.sizes)  # (events,) of the same user
@@ -158,7 +158,7 @@ class EventLines:
         answers = events.rows[targets]
         # the spans of titles in prompts
         characters = self._items.characters[events.rows]
-        before = np.concatenate([[0], np.cumsum(characters + len(self._separator))])
+        before = bounds_of(characters + len(self._separator))
         first = self._before_characters[frames] - before[starts]
         has_title = characters[indexes] > 0
         owners = np.repeat(np.arange(len(first)), sizes)[has_title]

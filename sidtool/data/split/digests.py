@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
-from sidtool.base.ranges import consecutive, ranges
+from sidtool.base.ranges import bounds_of, consecutive, ranges
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.base.threads import arrow_thread_count, in_threads
 from sidtool.data.coded import Coded, Texts, arrow_numbers
@@ -79,7 +79,7 @@ class BucketDigests(JsonRecord):
                     copies = [state.copy() for state in states]
                     run_digests.append(part.digests(rows, run_bounds, copies))
                     continue
-                part_bounds = np.concatenate([[0], np.cumsum(has_events)])[run_bounds]
+                part_bounds = bounds_of(has_events)[run_bounds]
                 selected = arrow_numbers(users[has_events])
                 part_states = _Utf8.of(store.users, selected).states(part_bounds)
                 run_digests.append(part.digests(rows[has_events], part_bounds, part_states))
@@ -185,7 +185,7 @@ class _UserEvents:
         # arrow gathers codes from all over the memory in half of numpy's time
         items = _Utf8.of(self.store.names, arrow_numbers(self.items).take(arrow_numbers(events)))
         positions = positions.astype("<u4", copy=False)
-        event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds]
+        event_bounds = bounds_of(lengths)[bounds]
         digests = []
         spans = zip(pairwise(bounds.tolist()), pairwise(event_bounds.tolist()), states, strict=True)
         for user_span, event_span, state in spans:

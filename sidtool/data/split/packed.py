@@ -14,7 +14,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.ranges import consecutive, ranges
+from sidtool.base.ranges import bounds_of, consecutive, ranges
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import (
     NO_FIELDS,
@@ -48,8 +48,8 @@ class Ragged:
     @classmethod
     def of_lengths(cls, values: NDArray[np.integer[Any]], lengths: NDArray[Any]) -> Self:
         """Lists of these lengths that lie behind one another."""
-        stops = np.cumsum(lengths, dtype=np.int64)
-        return cls(values, stops - lengths, stops)
+        bounds = bounds_of(lengths)
+        return cls(values, bounds[:-1], bounds[1:])
 
     def __len__(self) -> int:
         return len(self.starts)

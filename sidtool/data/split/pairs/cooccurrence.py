@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.base.ranges import ranges
+from sidtool.base.ranges import bounds_of, ranges
 from sidtool.base.threads import in_threads
 from sidtool.data.split.packed import PackedSequences
 from sidtool.data.split.packing import pack_parts
@@ -93,7 +93,7 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         if isinstance(sequences, ItemSequences):
             return sequences
         items = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
-        return cls(items, _offsets([len(sequence) for sequence in sequences]))
+        return cls(items, bounds_of([len(sequence) for sequence in sequences]))
 
     @classmethod
     def of_ids(
@@ -108,12 +108,12 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
             has_number = items >= 0
             if has_number.all():
                 return items, lists.lengths
-            return items[has_number], np.diff(_offsets(has_number)[_offsets(lists.lengths)])
+            return items[has_number], np.diff(bounds_of(has_number)[bounds_of(lists.lengths)])
 
         blocks = ranges(users.items.lengths, BLOCK_EVENTS)
-        parts = [(numbers[:0], _offsets([])[:0]), *in_threads(numbered, blocks, threads)]
+        parts = [(numbers[:0], bounds_of([])[:0]), *in_threads(numbered, blocks, threads)]
         items, lengths = zip(*parts, strict=True)
-        return cls(np.concatenate(items), _offsets(np.concatenate(lengths)))
+        return cls(np.concatenate(items), bounds_of(np.concatenate(lengths)))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -130,11 +130,6 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
             return ItemSequences(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
         user = range(len(self))[index]  # also of an index from the end
         return self.items[self.offsets[user] : self.offsets[user + 1]]
-
-
-def _offsets(lengths: Any) -> NDArray[np.int64]:
-    """(n + 1,): where each of n sequences starts, and where the last one ends."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
