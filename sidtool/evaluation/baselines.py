@@ -4,7 +4,7 @@ Both are fitted on training events only: a history may contain later events, the
 Equal scores rank by popularity, then by id."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split import Example, UserSequence
-from sidtool.data.split.pairs import ItemSequences, packed_sequences
+from sidtool.data.split import Example, Ragged, UserSequence
+from sidtool.data.split.pairs import numbered_sequences
 from sidtool.evaluation.metrics import Metrics
 from sidtool.evaluation.ranking import (
     ITEM_KNN,
@@ -46,13 +46,13 @@ class Catalog:
 
     ids: tuple[str, ...]
     index: Mapping[str, int]
-    sequences: ItemSequences
+    sequences: Ragged
     """The training events of each user by popularity rank, without other items."""
 
     @classmethod
     def of(cls, ids: Sequence[str], users: Sequence[UserSequence]) -> "Catalog":
         """The catalog of some ids, counted in the users' training events."""
-        sequences = ItemSequences.of_ids(packed_sequences(users), ids)
+        sequences = numbered_sequences(users, ids)
         counts = count_events(sequences, len(ids)).tolist()
         order = sorted(range(len(ids)), key=lambda row: (-counts[row], ids[row]))
         ranks = np.empty(len(ids), dtype=np.int32)
@@ -61,7 +61,7 @@ class Catalog:
         return cls(
             ids=ranked,
             index={item: rank for rank, item in enumerate(ranked)},
-            sequences=ItemSequences(ranks[sequences.items], sequences.offsets),
+            sequences=replace(sequences, values=ranks[sequences.values]),
         )
 
     def __len__(self) -> int:
@@ -170,12 +170,10 @@ def item_knn(
     return PopularityRanks(np.concatenate([nobody, *parts]))
 
 
-def _seen(histories: Sequence[PopularityRanks], exclude_seen: bool) -> ItemSequences:
+def _seen(histories: Sequence[PopularityRanks], exclude_seen: bool) -> Ragged:
     """The items that are not recommended for each history."""
-    seen = ItemSequences.of(histories)
-    if exclude_seen:
-        return seen
-    return ItemSequences(seen.items[:0], np.zeros_like(seen.offsets))
+    seen = Ragged.of_lists(histories)
+    return seen if exclude_seen else Ragged.of_lengths(seen.values[:0], 0 * seen.lengths)
 
 
 def _best(scores: Any, count: int) -> NDArray[np.int64]:
@@ -201,7 +199,7 @@ def _best(scores: Any, count: int) -> NDArray[np.int64]:
     return best
 
 
-def _filled(best: NDArray[np.int64], seen: ItemSequences, items: int, k: int) -> PopularityRanks:
+def _filled(best: NDArray[np.int64], seen: Ragged, items: int, k: int) -> PopularityRanks:
     """(n, k), the first k of: the (n, m) best items, then all others by popularity, without those
     seen; -1 where there are no more items. Items are popularity ranks, 0 the most popular."""
     ranked = np.full((len(best), k), -1, dtype=np.int64)
@@ -211,19 +209,20 @@ def _filled(best: NDArray[np.int64], seen: ItemSequences, items: int, k: int) ->
         block = ranked[start:stop]
         best_block = best[start:stop]
         seen_block = seen[start:stop]
+        seen_items = seen_block.joined
         rows = np.arange(len(block))
         seen_rows = np.repeat(rows, seen_block.lengths)
         # a row and an item as one number, to look for the pair among those seen
         best_pairs = rows[:, None] * items + best_block
-        seen_pairs = seen_rows * items + seen_block.items
+        seen_pairs = seen_rows * items + seen_items
         is_unseen = (best_block >= 0) & ~np.isin(best_pairs, seen_pairs)
         unseen_first = np.argsort(~is_unseen, axis=1, kind="stable")[:, :k]
         first = np.take_along_axis(np.where(is_unseen, best_block, -1), unseen_first, axis=1)
         block[:, : first.shape[1]] = first
         # (block, width): the popular items that are neither seen nor among the first
         is_free = np.ones((len(block), width), dtype=np.bool_)
-        is_popular = seen_block.items < width
-        is_free[seen_rows[is_popular], seen_block.items[is_popular]] = False
+        is_popular = seen_items < width
+        is_free[seen_rows[is_popular], seen_items[is_popular]] = False
         first_rows, columns = np.nonzero((first >= 0) & (first < width))
         is_free[first_rows, first[first_rows, columns]] = False
         # where each free item would stand: behind the first, in the order of popularity

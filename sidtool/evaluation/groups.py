@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Condition, FieldTypes, Value
 from sidtool.data.split import Example, UserSequence
-from sidtool.data.split.pairs import ItemSequences, packed_sequences
+from sidtool.data.split.pairs import numbered_sequences
 from sidtool.evaluation.bootstrap import everyone
 from sidtool.memory import count_events
 from sidtool.model.prompt import SPLIT_HINT
@@ -43,7 +43,7 @@ def example_groups(
     if not events:
         return groups
     ids = list(n_examples)
-    n_events = count_events(ItemSequences.of_ids(packed_sequences(events), ids), len(ids))
+    n_events = count_events(numbered_sequences(events, ids), len(ids))
     event_counts = dict(zip(ids, n_events.tolist(), strict=True))
     target_events = np.array([event_counts[target] for target in targets])
     for name, (first, last) in SLICES.items():

@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split.pairs import (
-    BLOCK_PAIRS,
-    ItemSequences,
-    count_blocks,
-    pair_weights,
-    sum_pairs,
-)
+from sidtool.data.split import Ragged
+from sidtool.data.split.pairs import BLOCK_PAIRS, count_blocks, pair_weights, sum_pairs
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import (
     Shards,
@@ -143,7 +138,7 @@ def item_similarity(
 
 def count_events(sequences: Sequence[NDArray[np.integer[Any]]], items: int) -> NDArray[np.int64]:
     """(items,) int64: the number of events of each item."""
-    return np.bincount(ItemSequences.of(sequences).items, minlength=items)
+    return np.bincount(Ragged.of_lists(sequences).joined, minlength=items)
 
 
 def similar_items(
@@ -229,12 +224,12 @@ def history_scores(
     read."""
     from scipy import sparse
 
-    joined = ItemSequences.of(histories)
-    items, columns = np.unique(joined.items, return_inverse=True)
-    rows = np.repeat(np.arange(len(joined)), joined.lengths)
-    entries = (age_weights(joined.lengths, recency), (rows, columns))
+    ragged = Ragged.of_lists(histories)
+    items, columns = np.unique(ragged.joined, return_inverse=True)
+    rows = np.repeat(np.arange(len(ragged)), ragged.lengths)
+    entries = (age_weights(ragged.lengths, recency), (rows, columns))
     # repeated items of a history add up
-    weights = sparse.csr_matrix(entries, shape=(len(joined), len(items)))
+    weights = sparse.csr_matrix(entries, shape=(len(ragged), len(items)))
     return weights @ similarity.take(items)
 
 

@@ -14,6 +14,7 @@ from .make import SplitOptions as SplitOptions
 from .packed import BUCKETS as BUCKETS
 from .packed import PackedExamples as PackedExamples
 from .packed import PackedSequences as PackedSequences
+from .packed import Ragged as Ragged
 from .record import SessionRule as SessionRule
 from .record import SplitManifest as SplitManifest
 from .record import SplitReference as SplitReference

@@ -36,7 +36,7 @@ Indexes = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Ragged:
+class Ragged(Sequence[NDArray[np.integer[Any]]]):
     """n lists of numbers: list i is `values[starts[i]:stops[i]]`."""
 
     values: NDArray[np.integer[Any]]
@@ -51,10 +51,20 @@ class Ragged:
         bounds = bounds_of(lengths)
         return cls(values, bounds[:-1], bounds[1:])
 
+    @classmethod
+    def of_lists(cls, lists: Sequence[NDArray[np.integer[Any]]]) -> "Ragged":
+        """Lists, copied behind one another unless they are ragged."""
+        if isinstance(lists, Ragged):
+            return lists
+        values = np.concatenate([np.zeros(0, dtype=np.int64), *lists])
+        return cls.of_lengths(values, np.array([len(numbers) for numbers in lists], dtype=np.int64))
+
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> NDArray[np.integer[Any]]:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.take(index)
         return self.values[self.starts[index] : self.stops[index]]
 
     @property

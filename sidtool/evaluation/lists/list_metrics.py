@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.split import Example, UserSequence
-from sidtool.data.split.pairs import ItemSequences, packed_sequences
+from sidtool.data.split.pairs import numbered_sequences
 from sidtool.memory import count_events
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.quantize import unit
@@ -145,8 +145,7 @@ def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
     directions = None
     if bundle.codebook is not None:
         directions = unit(bundle.codebook.latent_vectors(items.codes))
-    sequences = ItemSequences.of_ids(packed_sequences(events), list(items.ids))
-    counts = count_events(sequences, len(items))
+    counts = count_events(numbered_sequences(events, list(items.ids)), len(items))
     counts[~bundle.is_active] = 0
     # each item counts once more, so that new ones have a share (novelty: T. Zhou et al., PNAS 2010)
     shares = (counts + 1) / (counts.sum() + len(counts))

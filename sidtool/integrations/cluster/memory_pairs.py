@@ -5,7 +5,7 @@ at once."""
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sidtool.data.split import (
     folder_manifest,
     read_split,
 )
-from sidtool.data.split.pairs import ItemSequences, count_pairs, item_sequences, sum_pairs
+from sidtool.data.split.pairs import count_pairs, item_sequences, sum_pairs
 from sidtool.integrations.cluster.engines import CLUSTERS, ENGINES
 from sidtool.integrations.cluster.output import PartFolder, PartReport, work_parts
 from sidtool.integrations.cluster.run import RunOptions, Work, parts_in_order
@@ -216,8 +216,8 @@ def count_part(split: Split, ids: Texts, distance: float, out: Path) -> int:
 
     sequences = item_sequences(split, ids)
     # numbers within the part: its memory does not grow with the other items
-    seen, numbers = np.unique(sequences.items, return_inverse=True)
-    sequences = ItemSequences(numbers.astype(np.int32), sequences.offsets)
+    seen, numbers = np.unique(sequences.values, return_inverse=True)
+    sequences = replace(sequences, values=numbers.astype(np.int32))
     later = count_pairs(sequences, len(seen), distance)
     pairs = sparse.hstack([later, later.T.tocsr()], format="csr")
     others = np.concatenate([seen, seen + np.int64(len(ids))])

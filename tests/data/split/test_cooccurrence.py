@@ -94,7 +94,7 @@ def test_many_names_are_looked_up_in_few_passes(monkeypatch: pytest.MonkeyPatch)
     ids = [letter for letter in reversed(letters) if letter != "x"]
     sequences = item_sequences(split_of([letters, "xyz"]), ids)
     assert len(passes) == 1
-    assert "".join(ids[number] for number in sequences.items) == letters.replace("x", "") + "yz"
+    assert "".join(ids[number] for number in sequences.joined) == letters.replace("x", "") + "yz"
 
 
 def test_the_record_is_that_of_the_training_part() -> None:

@@ -2,11 +2,11 @@ from .cooccurrence import BLOCK_PAIRS as BLOCK_PAIRS
 from .cooccurrence import UNIT as UNIT
 from .cooccurrence import WINDOW as WINDOW
 from .cooccurrence import Cooccurrence as Cooccurrence
-from .cooccurrence import ItemSequences as ItemSequences
 from .cooccurrence import count_blocks as count_blocks
 from .cooccurrence import count_cooccurrence as count_cooccurrence
 from .cooccurrence import count_pairs as count_pairs
 from .cooccurrence import item_sequences as item_sequences
+from .cooccurrence import numbered_sequences as numbered_sequences
 from .cooccurrence import packed_sequences as packed_sequences
 from .cooccurrence import pair_weights as pair_weights
 from .cooccurrence import sum_pairs as sum_pairs

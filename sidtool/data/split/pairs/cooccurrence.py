@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, RefusedError
 from sidtool.base.ranges import bounds_of, ranges
 from sidtool.base.threads import in_threads
-from sidtool.data.split.packed import PackedSequences
+from sidtool.data.split.packed import PackedSequences, Ragged
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol, SplitReference
 from sidtool.data.split.split import Split
@@ -73,63 +73,9 @@ def count_cooccurrence(
             f"no two of the {len(ids)} items co-occur in {n_events} training events",
             hint="do the item ids of --interactions match the catalog's?",
         )
-    events = np.bincount(sequences.items, minlength=len(ids))
+    events = np.bincount(sequences.joined, minlength=len(ids))
     record = CooccurrenceRecord(split.protocol, n_events, split.train_digest, window, decay)
     return Cooccurrence(counts, events, record, split.reference)
-
-
-class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
-    """The items of n users as numbers, in one array."""
-
-    def __init__(self, items: NDArray[np.integer[Any]], offsets: NDArray[np.int64]) -> None:
-        self.items = items
-        """(events,) of all users, one user after the other"""
-        self.offsets = offsets
-        """(n + 1,): where each user's items start in `items`"""
-
-    @classmethod
-    def of(cls, sequences: Sequence[NDArray[np.integer[Any]]]) -> "ItemSequences":
-        """Join sequences of numbers."""
-        if isinstance(sequences, ItemSequences):
-            return sequences
-        items = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
-        return cls(items, bounds_of([len(sequence) for sequence in sequences]))
-
-    @classmethod
-    def of_ids(
-        cls, users: PackedSequences, ids: Sequence[str], threads: int = 1
-    ) -> "ItemSequences":
-        """The events of each user as indexes into `ids`; events of other items are left out."""
-        numbers = users.names.places_in(ids)
-
-        def numbered(block: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-            lists = users.items.take(slice(*block))
-            items = numbers[lists.joined]
-            has_number = items >= 0
-            if has_number.all():
-                return items, lists.lengths
-            return items[has_number], np.diff(bounds_of(has_number)[bounds_of(lists.lengths)])
-
-        blocks = ranges(users.items.lengths, BLOCK_EVENTS)
-        parts = [(numbers[:0], bounds_of([])[:0]), *in_threads(numbered, blocks, threads)]
-        items, lengths = zip(*parts, strict=True)
-        return cls(np.concatenate(items), bounds_of(np.concatenate(lengths)))
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(n,)"""
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            start, stop, _ = index.indices(len(self))
-            offsets = self.offsets[start : max(start, stop) + 1]  # one more than users
-            return ItemSequences(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
-        user = range(len(self))[index]  # also of an index from the end
-        return self.items[self.offsets[user] : self.offsets[user + 1]]
 
 
 def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
@@ -137,7 +83,7 @@ def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
     return users if isinstance(users, PackedSequences) else pack_parts(users, (), ()).train
 
 
-def item_sequences(split: Split, ids: Sequence[str], threads: int = 1) -> ItemSequences:
+def item_sequences(split: Split, ids: Sequence[str], threads: int = 1) -> Ragged:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
@@ -145,7 +91,28 @@ def item_sequences(split: Split, ids: Sequence[str], threads: int = 1) -> ItemSe
         raise RefusedError(
             f"{split.leaked_events} held-out events are among the training events, not 0"
         )
-    return ItemSequences.of_ids(split.train, ids, threads)
+    return numbered_sequences(split.train, ids, threads)
+
+
+def numbered_sequences(
+    users: Sequence[UserSequence], ids: Sequence[str], threads: int = 1
+) -> Ragged:
+    """As `item_sequences`, of any training events."""
+    packed = packed_sequences(users)
+    numbers = packed.names.places_in(ids)
+
+    def numbered(block: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        lists = packed.items.take(slice(*block))
+        items = numbers[lists.joined]
+        has_number = items >= 0
+        if has_number.all():
+            return items, lists.lengths
+        return items[has_number], np.diff(bounds_of(has_number)[bounds_of(lists.lengths)])
+
+    blocks = ranges(packed.items.lengths, BLOCK_EVENTS)
+    parts = [(numbers[:0], bounds_of([])[:0]), *in_threads(numbered, blocks, threads)]
+    items, lengths = zip(*parts, strict=True)
+    return Ragged.of_lengths(np.concatenate(items), np.concatenate(lengths))
 
 
 def count_pairs(
@@ -196,15 +163,17 @@ def _event_blocks(
     sequences: Sequence[NDArray[np.integer[Any]]], window: int, limit: int
 ) -> Iterator[_EventBlock]:
     """All events, in blocks of about `limit` pairs."""
-    joined = ItemSequences.of(sequences)
-    for first_user, last_user in ranges(joined.lengths, BLOCK_EVENTS):
-        users = joined[first_user:last_user]
-        ends = np.repeat(users.offsets[1:], users.lengths)  # (events,): where its user's events end
+    all_users = Ragged.of_lists(sequences)
+    for first_user, last_user in ranges(all_users.lengths, BLOCK_EVENTS):
+        users = all_users[first_user:last_user]
+        # (events,): where its user's events end
+        ends = np.repeat(np.cumsum(users.lengths), users.lengths)
         n_later = np.minimum(ends - np.arange(1, len(ends) + 1), window)
         # each pair weighs at most 1 / UNIT; a range may be one event larger
         max_pairs = int(LARGEST * UNIT) - int(n_later.max(initial=0))
+        items = users.joined
         for start, stop in ranges(n_later, min(limit, max_pairs)):
-            yield _EventBlock(users.items, n_later[start:stop], start)
+            yield _EventBlock(items, n_later[start:stop], start)
 
 
 def _count_block(block: _EventBlock, n_items: int, decay: float) -> Any:
