@@ -38,16 +38,12 @@ def process_setting(
 @contextmanager
 def hidden_bars() -> Iterator[None]:
     """Without the progress bars of transformers."""
-    from transformers.utils.logging import (
-        disable_progress_bar,
-        enable_progress_bar,
-        is_progress_bar_enabled,
-    )
+    from transformers.utils import logging as hf
 
     def show(has_bars: bool) -> None:
-        (enable_progress_bar if has_bars else disable_progress_bar)()
+        (hf.enable_progress_bar if has_bars else hf.disable_progress_bar)()
 
-    with process_setting("progress bars", is_progress_bar_enabled, show, False):
+    with process_setting("progress bars", hf.is_progress_bar_enabled, show, False):
         yield
 
 
