@@ -184,10 +184,7 @@ def _check_weights(folder: Path) -> StoredWeights:
     pickles = [name for name in PICKLES if name in names]
     if pickles and not read and not any(name.endswith(".gguf") for name in names):
         raise RefusedError(f"{folder} has only pickled weights ({pickles[0]})", hint=TRUST)
-    stored = StoredWeights()
-    for name in read:
-        stored += read_header(folder / name)
-    return stored
+    return sum((read_header(folder / name) for name in read), StoredWeights())
 
 
 def _check_token_ids(path: Path) -> None:

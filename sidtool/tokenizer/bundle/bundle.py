@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -151,10 +151,7 @@ class Bundle(StoredBundle):
             raise DataError(f"{len(titles)} titles for {len(ids)} items")
 
         source = VectorSource.of(vectors)
-
-        def fit_codebook() -> Codebook:
-            return fit(source, sizes, method=method, seed=seed, **method_options)
-
+        fit_codebook = partial(fit, source, sizes, method=method, seed=seed, **method_options)
         codebook, assigned, report = make_codes(source, ids, fit_codebook, collisions, seed=seed)
         space = SidSpace.of_spelling(assigned.level_sizes, spelling)
         return cls.of(
