@@ -85,9 +85,8 @@ class SftJob:
         n_valid = len(self.split.valid)
         return EventTotals(events.n_events, events.n_dropped, events.unknown_items, n_valid)
 
-    def check_ids(self) -> None:
-        """Raise RefusedError if the bundle lacks the items of too many training events, or the
-        catalog too many items of the bundle; warn of fewer."""
+    def check_catalog(self) -> None:
+        """Raise RefusedError if the catalog lacks too many items of the bundle; warn of fewer."""
         ids, active = self.bundle.items.ids, self.bundle.active
         is_missing = self.maker.texts.catalog_rows[active] < 0
         missing = [ids[row] for row in active[is_missing].tolist()]
@@ -99,10 +98,14 @@ class SftJob:
             count=len(missing),
             total=len(active),
         )
+
+    def check_events(self) -> None:
+        """Raise RefusedError if the bundle lacks the items of too many training events; warn of
+        fewer."""
         totals = self.totals
         self.options.check_unknown(
             "training events are of items that the bundle lacks",
-            ids,
+            self.bundle.items.ids,
             totals.unknown_items,
             ("the bundle", "events"),
             count=totals.n_dropped,

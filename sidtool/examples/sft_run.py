@@ -37,7 +37,8 @@ class ExampleWriter(Protocol):
     """Makes examples in place of this process."""
 
     def opened(self, out: Path, progress: Progress | None) -> AbstractContextManager[SftJob]:
-        """The job of an output, which has what it needs to write it until the block ends."""
+        """The job of an output, with checked ids, which has what it needs to write it until the
+        block ends."""
 
     def write_parts(self, out: str, progress: Progress | None, *, force: bool) -> Lineage:
         """Write the examples to a folder of parts, at a path or URL."""
@@ -166,8 +167,8 @@ def make_sft(
 
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
-    training example, or if too many ids are unknown (`SftJob.check_ids`), DataError if there is no
-    example, and what ExampleMaker and EventWeights raise.
+    training example, or if too many ids are unknown (`check_catalog`, `check_events` of SftJob),
+    DataError if there is no example, and what ExampleMaker and EventWeights raise.
 
     Examples:
         >>> lineage = sidtool.make_sft(
@@ -207,12 +208,12 @@ def make_sft(
         return writer.write_parts(location, progress, force=force)
     if writer is not None and not dry_run:
         with writer.opened(out, progress) as job:
-            job.check_ids()
             return _written(job, out, force)
     n_threads = thread_count(threads)
     with arrow_threads(n_threads):
         job = inputs.open(progress, n_threads)
-        job.check_ids()
+        job.check_catalog()
+        job.check_events()
         return job.lineage(job.write(None)[0], {}) if dry_run else _written(job, out, force)
 
 

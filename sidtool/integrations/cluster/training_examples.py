@@ -189,7 +189,7 @@ class ClusterExamples:
             work = partial(open_inputs, worker_inputs, self.threads)
             made = parts_in_order(work, shards, folder, run)
             reports, digest = _join(made, shards, job.options.tasks, folder)
-            yield replace(_cluster_job(job, folder, reports), joined=digest)
+            yield replace(_checked_job(job, folder, reports), joined=digest)
             remove(Path(folder.url))
 
     def write_parts(self, out: str, progress: Progress | None, *, force: bool) -> Lineage:
@@ -208,8 +208,7 @@ class ClusterExamples:
             worker_inputs = share_catalog(inputs, job, folder)
             shards = list(self._folder_shards(job, folders, worker_inputs, folder, run))
             work = partial(open_inputs, worker_inputs, self.threads, len(folders))
-            cluster_job = _cluster_job(job, folder, list(parts_in_order(work, shards, folder, run)))
-            cluster_job.check_ids()
+            cluster_job = _checked_job(job, folder, list(parts_in_order(work, shards, folder, run)))
             files: dict[str, str] = {}
             parts: list[dict[str, int]] = [{} for _ in folders]
             users_part = 0
@@ -248,6 +247,9 @@ class ClusterExamples:
             task.target == "feedback" or task.needs_queries for task in tasks
         )
         job = opener(inputs)("" if needs_all or not folders else folders[0])
+        job.check_catalog()
+        if job.split.origin.whole is None:  # else events are counted while examples are made
+            job.check_events()
         queries = None if inputs.catalog_options is None else inputs.catalog_options.queries
         contract = None if inputs.model is None else read_contract(model_folder(inputs.model))
         cells = job.items.fields  # not in the digest of the items
@@ -297,9 +299,14 @@ class ClusterExamples:
                 before[task] += events.get(task, per_user)
 
 
-def _cluster_job(job: SftJob, folder: PartFolder, reports: Sequence[PartReport]) -> ClusterJob:
+def _checked_job(job: SftJob, folder: PartFolder, reports: Sequence[PartReport]) -> ClusterJob:
+    """The job of what workers wrote. Raises RefusedError if it has one part of the split, and too
+    many events of all parts are of unknown items."""
     values = {entry.name: getattr(job, entry.name) for entry in fields(SftJob)} | {"general": None}
-    return ClusterJob(**values, folder=Path(folder.url), reports=reports)
+    cluster_job = ClusterJob(**values, folder=Path(folder.url), reports=reports)
+    if job.split.origin.whole is not None:
+        cluster_job.check_events()
+    return cluster_job
 
 
 def _settings(record: Any) -> str:

@@ -237,6 +237,32 @@ def test_a_run_does_not_continue_with_other_inputs(
             make(others, tmp_path / "train.jsonl", writer)
 
 
+def test_too_many_unknown_ids_are_refused_as_soon_as_they_are_known(
+    tmp_path: Path, in_parts: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = in_parts(tasks={"sequence": 1.0, "sid-to-title": 1.0})
+    inputs = replace(inputs, options=replace(inputs.options, allow_unknown=False))
+    other_ids = write_table(tmp_path / "other.csv", {"item_id": ["x"], "title": ["other"]})
+    items = ["i1", "i2", *"abcdef"]
+    table = {"user_id": ["u"] * 8, "item_id": items, "timestamp": list("12345678")}
+    events = write_table(tmp_path / "unknown.csv", table)
+    split_in_parts(str(events), tmp_path / "unknown", run=PartOptions(parts=4))
+    write = Mock(side_effect=WRITE_SHARD)
+    monkeypatch.setattr(example_shards, "_write_shard", write)
+    in_unknown_parts = replace(inputs, split=tmp_path / "unknown")
+    for words, others, out, n_shards in (
+        ("the catalog", replace(inputs, items=other_ids), "train.jsonl", 0),
+        ("the catalog", replace(inputs, items=other_ids), "made/", 0),
+        ("the bundle lacks", replace(inputs, split=events), "train.jsonl", 0),
+        ("the bundle lacks", in_unknown_parts, "train.jsonl", 2),
+        ("the bundle lacks", in_unknown_parts, "made/", 2),
+    ):
+        write.reset_mock()
+        with pytest.raises(RefusedError, match=words):
+            make(others, f"{tmp_path}/{out}", ClusterExamples(others, RunOptions()))
+        assert write.call_count == n_shards
+
+
 @pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a folder of parts may be."""
