@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import EventNames, read_items
 from sidtool.data.interactions import read_interactions
-from sidtool.data.prepare.formats import GENRES
+from sidtool.data.prepare.formats import FORMATS, GENRES
 from sidtool.data.prepare.preparation import PrepareOptions, prepare
 from sidtool.data.prepare.raw import FilterOptions, collect, core, filter_events
 from sidtool.data.tables.tables import read_columns
@@ -154,6 +154,13 @@ def test_every_format_gives_the_same_events(
     # the file of events alone finds the file of items beside it
     file = Path(prepared.event_files[0])
     assert prepare(file, tmp_path / "again", PrepareOptions(source)).items == 3
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_titles_of_films_are_read_in_either_encoding(tmp_path: Path, encoding: str) -> None:
+    films = write(tmp_path / "movies.dat", "73::Misérables, Les (1995)::Drama\n", encoding)
+    [film] = FORMATS["movielens"].read_items(films)
+    assert film["title"] == "Misérables, Les (1995)"
 
 
 def test_any_table_by_the_names_of_its_columns(tmp_path: Path) -> None:
