@@ -49,8 +49,10 @@ def units_per_second(number: float) -> float | None:
 
 def common_unit(numbers: NDArray[np.float64]) -> float | None:
     """In which unit all times of an order are, as `units_per_second`: that of the latest, since
-    early ones look like a coarser unit."""
-    return units_per_second(float(np.abs(numbers).max(initial=0)))
+    early ones look like a coarser unit. None for dates as digits, like 20260301101500."""
+    latest = np.abs(numbers).max(initial=0)
+    unit = units_per_second(float(latest))
+    return unit if unit == 1 or time_units(latest) else None  # seconds may be those of ISO dates
 
 
 def time_units(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

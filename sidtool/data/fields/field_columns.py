@@ -307,7 +307,8 @@ def event_seconds(
         order = "the order of the rows" if events.columns.order is None else largest
         raise DataError(
             f"{path}: {flag} needs times or dates, some after March 1973: the order is {order}",
-            hint="--order-column names the column of the times",
+            hint="--order-column names the column of the times; --time-format '%Y%m%d%H%M%S' reads "
+            "dates as digits",
         )
     seconds = events.order / per_second
     whole = seconds.astype(np.int64)

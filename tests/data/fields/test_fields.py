@@ -252,6 +252,11 @@ def test_times_need_an_order_that_is_a_time(events: Path) -> None:
     events.write_text(events.read_text().replace("880000", "").replace("timestamp", "order"))
     with pytest.raises(DataError, match="some after March 1973: the order is 600"):
         split_of(events, times=True)
+    text = events.read_text()
+    events.write_text(text.replace("a,i1,000", "a,i1,20260301101500"))
+    with pytest.raises(DataError, match=r"the order is 2\.02603e"):
+        split_of(events, times=True)
+    events.write_text(text)
     milliseconds = events.read_text().splitlines()
     cells = [line.split(",") for line in milliseconds[1:]]
     rows = [",".join([*c[:2], f"{START + int(c[2])}250", *c[3:]]) for c in cells]
