@@ -115,6 +115,11 @@ def open_inputs(inputs: SftInputs, threads: int = 1, n_parts: int = 0) -> Work[T
     return write
 
 
+def task_file(task: str) -> str:
+    """The name of the file of a task; the name of its column may have slashes."""
+    return f"{task.replace('/', '%2F')}.jsonl"
+
+
 def _write_shard(job: SftJob, shard: TaskShard, folder: Path, n_parts: int) -> PartReport:
     """Write a file for each task of a shard, and the validation users of a part; of examples that
     stay in parts, one for each part if they are not of users."""
@@ -123,7 +128,7 @@ def _write_shard(job: SftJob, shard: TaskShard, folder: Path, n_parts: int) -> P
     is_user_part = bool(shard.folder) and all(named_task(task).of_users for task in shard.tasks)
     parts: list[dict[str, int]] = [{} for _ in range(1 if is_user_part else n_parts)]
     for task, first_number in zip(shard.tasks, shard.first_numbers, strict=True):
-        path = folder / f"{task}.jsonl"
+        path = folder / task_file(task)
         with path.open("wb") as stream:
             counts[task] = job.write_task(stream, task, shard.units, first_number)
         if n_parts:

@@ -35,6 +35,7 @@ from sidtool.integrations.cluster.example_shards import (
     open_inputs,
     opener,
     share_catalog,
+    task_file,
 )
 from sidtool.integrations.cluster.output import (
     RESTART,
@@ -131,7 +132,7 @@ def _join(
             reports.append(report)
             while n_joined < len(files) and files[n_joined][0] < len(reports):
                 number, task = files[n_joined]
-                for block in _blocks(root / reports[number].name / f"{task}.jsonl"):
+                for block in _blocks(root / reports[number].name / task_file(task)):
                     hashed.write(block)
                 n_joined += 1
     return reports, hashed.digest

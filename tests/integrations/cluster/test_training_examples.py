@@ -176,6 +176,15 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     assert max(sizes) < manifest.counts.users
 
 
+def test_a_column_may_have_a_slash_in_its_name(
+    tmp_path: Path, inputs_of: Inputs, split: Split, catalog: Items
+) -> None:
+    inputs = inputs_of(split, tasks={"sid-to-and/or": 1.0})
+    table = {"item_id": list(catalog.ids), "title": list(catalog.titles)}
+    items = write_table(tmp_path / "items.csv", table | {"and/or": list(catalog.titles)})
+    check_same(replace(inputs, items=items), tmp_path)
+
+
 @pytest.mark.parametrize("tasks", [{"sequence": 1.0}, {"query-to-sid": 1.0, "next-item": 1.0}])
 def test_splits_in_parts(tmp_path: Path, in_parts: Inputs, tasks: dict[str, float]) -> None:
     fields = SplitOptions(fields=FieldOptions((FieldName("rating"),), target=("rating>=2",)))
