@@ -197,7 +197,8 @@ class SftJob:
         if len(missing) == len(options.tasks):
             raise DataError(
                 f"no training example of {', '.join(missing)} can be made",
-                hint="have users two training events at least, and items text?",
+                hint="examples need users with two training events, items with text, queries of "
+                "items in the bundle, and room in --max-tokens",
             )
         if missing:
             warnings.warn(

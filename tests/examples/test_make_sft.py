@@ -11,6 +11,7 @@ from sidtool.base.documents import SEAL
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.items import Items, read_items
+from sidtool.data.queries import Query
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
@@ -148,6 +149,10 @@ def test_what_no_example_is_made_of_is_said(tmp_path: Path, split: Split, write:
     with pytest.raises(DataError, match="no training example of next-item can be made"):
         write(options=SftOptions({"next-item": 1.0}), items=items, split=short)
     assert not (tmp_path / "train.jsonl").exists()
+    queries = SftOptions({"query-to-sid": 1.0})
+    with pytest.raises(DataError, match="no training example of query-to-sid") as caught:
+        write(options=queries, queries=[Query("none", "a lamp")])
+    assert "queries of items in the bundle" in str(caught.value.hint)
     mix = SftOptions({"item-text": 1.0, "next-item": 5.0})
     with pytest.warns(SidtoolWarning, match="there is no training example of next-item"):
         lineage = write(options=mix, items=items, split=short)
