@@ -60,7 +60,12 @@ class PrepareOptions(CatalogNames):
         if self.source == "table":
             return Format(
                 find=None,
-                read_events=partial(read_events, names=self.columns, rating=self.rating_column),
+                read_events=partial(
+                    read_events,
+                    names=self.columns,
+                    rating=self.rating_column,
+                    needs_rating=self.filters.min_rating is not None,
+                ),
                 read_items=partial(read_items, id_column=self.id_column, title=self.title_column),
             )
         return FORMATS[self.source]

@@ -119,7 +119,8 @@ def _ratings(path: Path, texts: Sequence[str], run: Any) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class FilterOptions(JsonRecord):
-    """Which events stay. Raises UsageError for a number below 0."""
+    """Which events stay. Raises UsageError for a number below 0, and for a moment that is neither a
+    number nor a date."""
 
     min_rating: float | None = option(None)
     """Lowest rating that counts as an event. Of kuairand: 1, a click."""
@@ -137,6 +138,7 @@ class FilterOptions(JsonRecord):
         for name in ("since", "until"):
             if (moment := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(moment))  # a number, or a date of pandas
+                parse_moment(str(moment))  # refused before the events are read
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,7 @@ def filter_events(
     """The events that stay, and the counts after each filter that applies.
 
     Filters apply in this order: rating, window, items of the `catalog`, repeated events (user, item
-    and time), k-core. Raises UsageError for a rating threshold without ratings, and for a moment of
-    the window that is neither a number nor a date."""
+    and time), k-core. Raises UsageError for a rating threshold without ratings."""
     steps = [_step("read", events)]
 
     def keep(name: str, rows: NDArray[np.bool_]) -> None:

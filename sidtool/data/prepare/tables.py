@@ -142,13 +142,22 @@ def _cells(
 
 
 def read_events(
-    path: Path, names: EventNames | None = None, rating: str | None = None
+    path: Path,
+    names: EventNames | None = None,
+    rating: str | None = None,
+    needs_rating: bool = False,
 ) -> Iterator[EventCells]:
-    """The events of a table. The rating is the column of that name unless another one is named."""
+    """The events of a table. The rating is the column of that name unless another one is named.
+    Raises UsageError if it `needs_rating` and has none."""
     header = Header(path, column_names(path))
     columns = header.events(names or EventNames(), has_options=True)
     if rating is not None:
         header.check(rating, "rating")
+    elif needs_rating and RATING not in header.names:
+        raise UsageError(
+            "--min-rating needs ratings, and the events have none",
+            hint=f"--rating-column names them; {path} has {', '.join(header.names)}",
+        )
     rating = rating or (RATING if RATING in header.names else None)
     used = {"user": columns.user, "item": columns.item, "order": columns.order, "rating": rating}
     batches = table_batches(path, {content: name for content, name in used.items() if name})

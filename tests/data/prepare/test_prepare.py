@@ -273,8 +273,12 @@ def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="source must be one of"):
         PrepareOptions("netflix")  # type: ignore[arg-type]
     events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
-    with pytest.raises(UsageError, match="the events have none"):
-        prepare(events, tmp_path / "x", PrepareOptions(filters=FilterOptions(min_rating=1)))
+    with pytest.raises(UsageError, match="a moment is a number or an ISO date"):
+        FilterOptions(until="01/02/2026")
+    malformed = write_table(tmp_path / "e.tsv", {"user": [""], "item": ["a"], "ts": ["1"]})
+    with pytest.raises(UsageError, match="the events have none") as caught:  # before they are read
+        prepare(malformed, tmp_path / "x", PrepareOptions(filters=FilterOptions(min_rating=1)))
+    assert "--rating-column names them" in str(caught.value.shell_hint)
     with pytest.raises(DataError, match=r"no event of .* stays: 1 after 'read'.*0 after 'core'"):
         prepare(events, tmp_path / "x", PrepareOptions(filters=FilterOptions(k_core=5)))
 
