@@ -37,7 +37,7 @@ WHAT_TO_NAME = "name the file that make-sft wrote, such as sft/train.jsonl"
 
 @dataclass(frozen=True)
 class WeightRecord(JsonRecord):
-    """What the lineage records of weights, over all training events."""
+    """What the lineage records of weights, over the training events that may be targets."""
 
     expression: str
     clip: float | None
