@@ -24,8 +24,10 @@ from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import (
     LEAVE_OUT,
+    NUMBER,
     check_one_unit,
     check_same_kind,
+    common_unit,
     count_units,
     iso_times,
     read_order,
@@ -58,6 +60,13 @@ class Interactions:
     """(n,): the row of the file, from 0."""
     cells: Mapping[str, Coded[str]]
     """Further columns that were read: n texts each, without blanks around them; "" for no value."""
+    has_dates: bool = False
+    """Whether the order column holds dates."""
+
+    @property
+    def unit(self) -> float | None:
+        """The unit of the order, as `common_unit`."""
+        return common_unit(self.order, are_dates=self.has_dates)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -115,9 +124,8 @@ def read_interactions(
     cells = {
         name: Coded[str](coder.texts(_cell(name)).objects, arrays[_cell(name)]) for name in further
     }
-    return Interactions(
-        users, items, order, columns, _digest(users, items, order), arrays[ROW], cells
-    )
+    digest = _digest(users, items, order)
+    return Interactions(users, items, order, columns, digest, arrays[ROW], cells, coder.has_dates)
 
 
 def _digest(users: Coded[str], items: Coded[str], order: NDArray[np.float64]) -> str:
@@ -256,6 +264,11 @@ class EventCoder:
             self.first_order = self.first_order or run.first_order
             check_same_kind(path, self.first_order, run.first_order)
             self.units += run.units
+
+    @property
+    def has_dates(self) -> bool:
+        """Whether the order of the events is in dates."""
+        return self.first_order is not None and not NUMBER.fullmatch(self.first_order[1])
 
     def texts(self, name: str) -> Texts:
         """What the codes of a column mean, as far as events were coded."""

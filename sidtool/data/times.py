@@ -47,12 +47,12 @@ def units_per_second(number: float) -> float | None:
     return next((unit for start, unit in UNITS if abs(number) >= start), None)
 
 
-def common_unit(numbers: NDArray[np.float64]) -> float | None:
+def common_unit(numbers: NDArray[np.float64], *, are_dates: bool) -> float | None:
     """In which unit all times of an order are, as `units_per_second`: that of the latest, since
-    early ones look like a coarser unit. None for dates as digits, like 20260301101500."""
+    early ones look like a coarser unit. None for other numbers, like 20260301101500. Dates are in
+    seconds, however late one is."""
     latest = np.abs(numbers).max(initial=0)
-    unit = units_per_second(float(latest))
-    return unit if unit == 1 or time_units(latest) else None  # seconds may be those of ISO dates
+    return 1.0 if are_dates else float(time_units(latest)) or None
 
 
 def time_units(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from sidtool.data.fields.fields import (
 )
 from sidtool.data.interactions import Interactions
 from sidtool.data.tables.tables import column_names, read_columns, rows_by_id
-from sidtool.data.times import NUMBER, common_unit
+from sidtool.data.times import NUMBER
 
 CellKind = FieldType | Literal["long"]
 """The type of one cell; "long" is a whole number of more than 18 digits."""
@@ -301,7 +301,7 @@ def event_seconds(
 ) -> NDArray[np.int64] | NDArray[np.float64]:
     """The times of events in seconds since 1970. Raises DataError, which names the option that
     needs them, if their order is no time."""
-    per_second = common_unit(events.order)
+    per_second = events.unit
     if events.columns.order is None or per_second is None:
         largest = f"{np.abs(events.order).max():g}"
         order = "the order of the rows" if events.columns.order is None else largest

@@ -40,6 +40,8 @@ class RawEvents:
     columns: Mapping[str, NDArray[Any]]
     """As in Cells, (n,) each: `user` and `item` as codes, `order` in the unit of the file, and
     `rating`, NaN where there is none, if the file has ratings."""
+    has_dates: bool
+    """Whether the order was in dates."""
 
     def __len__(self) -> int:
         return len(self.columns["user"])
@@ -93,7 +95,8 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
     if not parts["user"]:
         raise DataError("there are no events")
     columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return RawEvents(coder.texts("user").tolist(), coder.texts("item").tolist(), columns)
+    ids = (coder.texts("user").tolist(), coder.texts("item").tolist())
+    return RawEvents(*ids, columns, coder.has_dates)
 
 
 def _moments(run: Any) -> NDArray[np.int64] | NDArray[np.float64]:
@@ -170,7 +173,7 @@ def filter_events(
             raise UsageError("--min-rating needs ratings, and the events have none")
         keep("rating", events.columns["rating"] >= options.min_rating)
     if options.since is not None or options.until is not None:
-        keep("window", _in_window(events.columns["order"], options))
+        keep("window", _in_window(events, options))
     if catalog is not None:
         in_catalog = np.array([item in catalog for item in events.items], dtype=np.bool_)
         keep("catalog", in_catalog[events.columns["item"]])
@@ -199,10 +202,11 @@ def core(
     return mask
 
 
-def _in_window(times: NDArray[np.float64], options: FilterOptions) -> NDArray[np.bool_]:
+def _in_window(events: RawEvents, options: FilterOptions) -> NDArray[np.bool_]:
     """(n,) which times are in the window, whose dates are in the unit of the times."""
+    times = events.columns["order"]
     inside = np.ones(len(times), dtype=np.bool_)
-    unit = common_unit(times) or 1
+    unit = common_unit(times, are_dates=events.has_dates) or 1
     if options.since is not None:
         inside &= times >= parse_moment(options.since, unit)
     if options.until is not None:

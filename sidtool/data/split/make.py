@@ -19,7 +19,7 @@ from sidtool.data.split.protocols import SplitEvents, given, refuse_empty
 from sidtool.data.split.record import Cuts, Protocol, SessionRule
 from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split
-from sidtool.data.times import common_unit, parse_moment
+from sidtool.data.times import parse_moment
 
 MAX_REPEATED, MAX_REPEATED_SHARE = 50, 0.1
 """Events, and their share, above which a file may hold events twice."""
@@ -151,8 +151,7 @@ def make_split(
     sessions = read_sessions(events, interactions, session_rule) if session_rule else None
     split_events = SplitEvents(interactions, field_table, sessions)
     if options.protocol == "temporal":
-        unit = common_unit(interactions.order) or 1
-        split = split_events.temporal(options.cuts(unit))
+        split = split_events.temporal(options.cuts(interactions.unit or 1))
     else:
         split = _without_last(split_events, options.protocol, earlier)
     if not is_subset:

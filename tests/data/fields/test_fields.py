@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,11 @@ def write_events(path: Path, rows: list[Any]) -> Path:
     ]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def date_of(seconds: int) -> str:
+    """Seconds since 1970 as an ISO date."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def split_of(events: Path, protocol: Any = "leave-one-out", **fields: Any) -> Split:
@@ -256,6 +263,10 @@ def test_times_need_an_order_that_is_a_time(events: Path) -> None:
     events.write_text(text.replace("a,i1,000", "a,i1,20260301101500"))
     with pytest.raises(DataError, match=r"the order is 2\.02603e"):
         split_of(events, times=True)
+    # a date of the year 9999 does not make milliseconds of the others
+    dates = re.sub(r",(\d{3}),", lambda cell: f",{date_of(int(cell[1]))},", text)
+    events.write_text(dates.replace(date_of(600), "9999-12-31"))
+    assert split_of(events, times=True).test[0].fields.time == 360
     events.write_text(text)
     milliseconds = events.read_text().splitlines()
     cells = [line.split(",") for line in milliseconds[1:]]

@@ -355,6 +355,15 @@ def test_dates_are_compared_with_times_of_any_unit(tmp_path: Path, digits: int, 
     assert steps == [("read", 3), ("window", 1), ("repeated", 1)]
 
 
+def test_a_late_date_does_not_change_the_unit_of_a_window(tmp_path: Path) -> None:
+    dates = ["1971-01-01", "2026-01-01", "9999-12-31"]
+    table = {"user": ["u"] * 3, "item": ["a", "b", "c"], "time": dates}
+    events = write_table(tmp_path / "events.csv", table)
+    filters = FilterOptions(since="1970-06-01", until="2026-06-01")
+    prepared = prepare(events, tmp_path / "out", PrepareOptions(filters=filters))
+    assert [step.events for step in prepared.steps] == [3, 2, 2]
+
+
 def test_nanoseconds_are_not_rounded(tmp_path: Path) -> None:
     times = [1_700_000_000_123_456_789, 1_700_000_000_123_456_790, 1_700_000_000_123_456_788]
     table = {"user": ["u"] * 3, "item": ["a", "a", "b"], "ts": list(map(str, times))}
