@@ -20,7 +20,7 @@ from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.opening import read_errors
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import MAX_WHOLE, check_one_unit, common_unit, parse_moment
+from sidtool.data.times import MAX_WHOLE, NUMBER, check_one_unit, common_unit, parse_moment
 
 BATCH = 1 << 16
 """Rows of Python values that a reader passes on at once."""
@@ -203,10 +203,21 @@ def core(
 
 
 def _in_window(events: RawEvents, options: FilterOptions) -> NDArray[np.bool_]:
-    """(n,) which times are in the window, whose dates are in the unit of the times."""
+    """(n,) which times are in the window, whose dates are in the unit of the times. Raises
+    UsageError for a date if the order is no time, and for a number in another unit."""
     times = events.columns["order"]
     inside = np.ones(len(times), dtype=np.bool_)
-    unit = common_unit(times, are_dates=events.has_dates) or 1
+    unit = common_unit(times, are_dates=events.has_dates)
+    for moment in filter(None, (options.since, options.until)):
+        fits = unit is not None
+        if NUMBER.fullmatch(moment):
+            fits = common_unit(np.array([float(moment)]), are_dates=False) == unit
+        if len(times) and not fits:
+            raise UsageError(
+                f"the moment {moment} is not in the unit of the times, like {times.max():.16g}",
+                hint="write a date, or such a number; --time-format '%Y%m%d' reads dates as digits",
+            )
+    unit = unit or 1
     if options.since is not None:
         inside &= times >= parse_moment(options.since, unit)
     if options.until is not None:

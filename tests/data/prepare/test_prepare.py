@@ -364,6 +364,33 @@ def test_a_late_date_does_not_change_the_unit_of_a_window(tmp_path: Path) -> Non
     assert [step.events for step in prepared.steps] == [3, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("order", "moment", "fits"),
+    [
+        ("20260301", "2026-06-01", False),
+        ("20260301101500", "2026-06-01", False),
+        ("7", "2026-06-01", False),
+        ("1700000000000", "1800000000", False),
+        ("2025-01-01", "20260601", False),
+        ("20260301", "20260601", True),
+        ("20260301101500", "20260601000000", True),
+        ("7", "8", True),
+        ("1700000000000", "1800000000000", True),
+        ("2025-01-01", "1800000000", True),
+    ],
+)
+def test_a_window_has_the_unit_of_the_times(
+    tmp_path: Path, order: str, moment: str, fits: bool
+) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "order": [order]})
+    options = PrepareOptions(filters=FilterOptions(until=moment))
+    if fits:
+        assert prepare(events, tmp_path / "out", options).items == 1
+        return
+    with pytest.raises(UsageError, match=f"the moment {moment} is not in the unit of the times"):
+        prepare(events, tmp_path / "out", options)
+
+
 def test_nanoseconds_are_not_rounded(tmp_path: Path) -> None:
     times = [1_700_000_000_123_456_789, 1_700_000_000_123_456_790, 1_700_000_000_123_456_788]
     table = {"user": ["u"] * 3, "item": ["a", "a", "b"], "ts": list(map(str, times))}
