@@ -130,6 +130,9 @@ def test_twenty_users_are_shown_with_titles(road: Road, evaluation: Path, tmp_pa
     catalog.write_text(f"item_id,title\n{samples[0]['target']},another title\n")
     done("report", evaluation, "-o", tmp_path / "b.html", "--items", catalog)
     assert "another title" in (tmp_path / "b.html").read_text("utf-8")
+    catalog.write_text(f"item_id,tag\n{samples[0]['target']},another title\n")
+    command = ("report", evaluation, "-o", tmp_path / "c.html", "--items", catalog)
+    assert "has no column 'title'" in refused(2, *command)
 
 
 def test_an_evaluation_without_samples_has_no_users(road: Road, tmp_path: Path) -> None:

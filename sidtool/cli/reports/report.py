@@ -92,7 +92,7 @@ def report(
     if kind == "evaluation":
         titles = None
         if file is not None:
-            catalog = file.read()
+            catalog = file.read(fields=["title"])  # refused without titles, which are asked for
             titles = dict(zip(catalog.ids, catalog.titles, strict=True))
         evaluations = {name: read_evaluation(Path(path)) for name, path in names.items()}
         page = evaluation_page(evaluations, titles)

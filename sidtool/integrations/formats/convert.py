@@ -1,6 +1,5 @@
 """Import another system's map as a bundle, and export a bundle's map for another system."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.options import Option, option
@@ -58,16 +57,15 @@ class CatalogFile(CatalogNames):
 
     def read(self, *, fields: Sequence[str] = (), bundle: Bundle | None = None) -> Items:
         """The items, with further columns as `fields`; `bundle` may record the columns of their ids
-        and titles. Items without text cause no warning, because texts are not used here."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SidtoolWarning)
-            return read_items(
-                self.path,
-                id_column=self.id_column,
-                title_column=self.title_column,
-                fields=list(fields),
-                recorded=None if bundle is None else bundle.manifest.made_from.columns,
-            )
+        and titles. No text is made of them."""
+        return read_items(
+            self.path,
+            id_column=self.id_column,
+            title_column=self.title_column,
+            text_template="",
+            fields=list(fields),
+            recorded=None if bundle is None else bundle.manifest.made_from.columns,
+        )
 
 
 @dataclass(frozen=True)

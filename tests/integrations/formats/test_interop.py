@@ -365,9 +365,10 @@ def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_catalog_may_be_a_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("title", ['"title": "T"', '"tag": 5'])  # their texts are not used
+def test_a_catalog_may_be_a_path(tmp_path: Path, title: str) -> None:
     bundle = small_bundle(2)
-    lines = "".join(f'{{"item_id": "{item}", "title": "T"}}\n' for item in bundle)
+    lines = "".join(f'{{"item_id": "{item}", {title}}}\n' for item in bundle)
     (tmp_path / "items.jsonl").write_text(lines)
     items = str(tmp_path / "items.jsonl")
     export_map(bundle, tmp_path / "maps", "minionerec", items=items, keys="line")
