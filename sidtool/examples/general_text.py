@@ -10,7 +10,7 @@ from pathlib import Path
 from sidtool.base.errors import DataError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.tables import json_lines, require_regular
+from sidtool.data.tables import json_lines, open_file, require_regular
 
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 200
@@ -93,9 +93,10 @@ def _digest(text: str) -> str:
 def _documents(path: Path) -> Iterator[str]:
     """The texts that are not blank, without the white space around them."""
     require_regular(path)
-    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+    if not path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson", ".json")):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            with open_file(path) as stream:
+                lines = stream.read().decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read general text {path} as UTF-8: {error}") from error
         for is_blank, paragraph in groupby(lines, lambda line: not line.strip()):

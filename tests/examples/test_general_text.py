@@ -1,3 +1,4 @@
+import gzip
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,12 @@ def test_documents_are_divided_by_their_content_alone(tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "a.jsonl", ({"text": text} for text in [*texts, texts[0]]))
     (tmp_path / "b.txt").write_text("\n\n \n".join(reversed(texts)) + "\n")
     general = GeneralText.read(lines)
-    assert general == GeneralText.read(tmp_path / "b.txt")
+    marked = b"\xef\xbb\xbf" + (tmp_path / "b.txt").read_bytes()  # as Windows writes it
+    (tmp_path / "c.txt").write_bytes(marked)
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(marked))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(lines.read_bytes()))
+    for name in ("b.txt", "c.txt", "d.txt.gz", "e.jsonl.gz"):
+        assert general == GeneralText.read(tmp_path / name)
     assert (len(general.train), len(general.held_out)) == (95, 5)
     assert set(general.train) | set(general.held_out) == set(texts)
 
