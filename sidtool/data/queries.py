@@ -16,6 +16,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import Header
 from sidtool.data.items import Items, render, template_columns
 from sidtool.data.tables.json_tables import JSON, is_id, json_lines
+from sidtool.data.tables.opening import table_files
 from sidtool.data.tables.tables import column_names, read_columns, suffix
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -37,7 +38,7 @@ def read_queries(path: Path) -> tuple[Query, ...]:
     is_table = suffix(path) not in JSON_LINES
     place = "row" if is_table else "line"
     queries = []
-    for number, row in _table_rows(path) if is_table else json_lines(path):
+    for number, row in _table_rows(path) if is_table else _lines(path):
         item, text, user = row.get("item"), row.get("text"), row.get("user")
         if not is_id(item) or not isinstance(text, str) or not text.strip():
             raise DataError(
@@ -71,6 +72,14 @@ def compose_queries(items: Items, template: str) -> tuple[Query, ...]:
         if text:
             queries.append(Query(item, text))
     return tuple(queries)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, in its file, and object of each line of JSON Lines."""
+    table = table_files(path)
+    with table.named_errors():
+        for file in table.files:
+            yield from json_lines(file)
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -17,7 +17,10 @@ def test_queries_are_read(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     second = '{"item": 7, "text": "x", "user": 9, "more": 1}\n'
     path.write_text('{"item": "a", "text": " a  funny\\nfilm "}\n\n' + second)
-    assert read_queries(path) == (Query("a", "a funny film"), Query("7", "x", "9"))
+    queries = (Query("a", "a funny film"), Query("7", "x", "9"))
+    assert read_queries(path) == queries
+    (tmp_path / "queries-2.jsonl").write_text('{"item": "b", "text": "y"}\n')
+    assert read_queries(tmp_path / "*.jsonl") == (Query("b", "y"), *queries)
 
 
 @pytest.mark.parametrize("name", ["queries.parquet", "queries.csv", "queries.tsv", "queries.json"])
