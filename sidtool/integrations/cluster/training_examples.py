@@ -258,7 +258,7 @@ class ClusterExamples:
             "command": "make-sft",
             "bundle": job.bundle.identity.digest,
             "catalog": digest_strings([job.items.digest, *cells], *cells.values()),
-            "queries": {} if queries is None else file_versions(table_urls(str(queries))),
+            "queries": {} if queries is None else file_versions(table_urls(as_url(queries))),
             "split": job.split.reference.digest,
             "files": digest_strings(files.keys(), files.values()),
             "options": _settings(job.options),

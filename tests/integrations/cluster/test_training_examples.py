@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -174,6 +175,14 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     sizes = [len(call.args[0].split.train) for call in write.call_args_list]
     assert len(sizes) == len(manifest.folders) + 1  # of the catalog's task
     assert max(sizes) < manifest.counts.users
+
+
+def test_queries_may_be_at_a_url(tmp_path: Path, inputs_of: Inputs, split: Split) -> None:
+    inputs = inputs_of(split, tasks={"query-to-sid": 1.0})
+    url = f"memory://{tmp_path.name}/queries.jsonl"
+    with fsspec.open(url, "wb") as stream:
+        stream.write((tmp_path / "queries.jsonl").read_bytes())
+    check_same(replace(inputs, catalog_options=TaskCatalogOptions(queries=Path(url))), tmp_path)
 
 
 def test_a_column_may_have_a_slash_in_its_name(
