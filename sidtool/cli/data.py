@@ -15,7 +15,7 @@ from sidtool.base.output_name import PARQUET_FOLDER
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
-from sidtool.data import CatalogNames, EventNames, UnknownOptions, tables
+from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data import prepare as preparing
 from sidtool.data import split as splits
 from sidtool.data.prepare import MEANINGS, CheckReport, Cleaned, PrepareOptions
@@ -187,7 +187,7 @@ def split(
             raise UsageError("--threads is for one process without --parts: leave it out")
         with progress("split") as reports:
             run = replace(run, progress=reports.get("split"))
-            manifest = cluster.split_in_parts(tables.as_url(events), out, rules, run=run)
+            manifest = cluster.split_in_parts(events, out, rules, run=run)
     elif run.resume:
         raise UsageError("--resume requires --parts: without parts, a split starts again")
     else:

@@ -17,6 +17,7 @@ from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import given_ids, options_from
 from sidtool.base.progress import Progress
 from sidtool.data.split import Example
+from sidtool.data.tables import as_url
 from sidtool.evaluation import IndexedExamples, rank_examples
 from sidtool.integrations.cluster.engines import EngineName, WorkerOptions, run_job
 from sidtool.integrations.cluster.output import PartReport, part_name
@@ -140,7 +141,7 @@ def recommend_folder(
         >>> outcome.requests, outcome.bad
         (1, 0)
     """
-    requests = str(requests)
+    requests = as_url(requests)
     source = ModelSource(str(model)) if isinstance(model, str | Path) else model
     source = source.with_versions()
     options = options_from(RecommendOptions, options, keywords)
@@ -155,7 +156,7 @@ def recommend_folder(
     }
     work = partial(_open_answering, source, requests, options, listed, stop)
     report = run_over_folder(
-        work, requests, str(out), made_from, run or RunOptions(), shard_rows=shard_rows
+        work, requests, as_url(out), made_from, run or RunOptions(), shard_rows=shard_rows
     )
     counts = report.counts
     warn_of_unknown(counts)

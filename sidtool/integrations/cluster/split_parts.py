@@ -28,6 +28,7 @@ from sidtool.data.split.parts import (
     joined_manifest,
     split_part,
 )
+from sidtool.data.tables import as_url
 from sidtool.integrations.cluster.output import PartFolder, PartReport, part_folder
 from sidtool.integrations.cluster.run import RunOptions, Work, parts_in_order
 from sidtool.integrations.cluster.shards import (
@@ -82,7 +83,7 @@ def split_in_parts(
         >>> sidtool.split_in_parts("events.csv", "in-parts", run=run).counts.test
         40
     """
-    events, run = str(events), run or PartOptions()
+    events, run = as_url(events), run or PartOptions()
     if run.dry_run:
         raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
     refuse_existing(Path(out), run.force, FOLDER)

@@ -11,6 +11,7 @@ import numpy as np
 from sidtool.base.digests import file_digest
 from sidtool.base.inputs import keeps_inputs
 from sidtool.data import Items, TextNames, read_items
+from sidtool.data.tables import as_url
 from sidtool.integrations.cluster.output import (
     PartReport,
     part_name,
@@ -68,7 +69,7 @@ def embed_folder(
         sidtool.base.errors.DataError: the encoder no-such-folder is not a folder
         encoder="lexical", encoder="minilm", or hf://ORG/NAME for a model of the Hugging Face hub
     """
-    out = str(out)
+    items, out = as_url(items), as_url(out)
     encoder = Encoder(encoder) if isinstance(encoder, str) else encoder
     check_model(encoder)
     columns = columns or ItemColumns()
@@ -79,7 +80,7 @@ def embed_folder(
         "columns": _settings(columns),
     }
     work = partial(_open_embedding, encoder, columns)
-    return run_over_folder(work, str(items), out, made_from, run, shard_rows=shard_rows)
+    return run_over_folder(work, items, out, made_from, run, shard_rows=shard_rows)
 
 
 @keeps_inputs()
@@ -106,7 +107,7 @@ def encode_folder(
         sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
         give embeddings
     """
-    bundle, out = with_version(str(bundle)), str(out)
+    bundle, items, out = with_version(str(bundle)), as_url(items), as_url(out)
     opened = open_source(bundle)
     refuse_input(out, locate(bundle)[0])
     columns = columns or ItemColumns()
@@ -121,7 +122,7 @@ def encode_folder(
         "columns": _settings(columns),
     }
     work = partial(_open_encoding, bundle, model, trust_remote_code, columns)
-    return run_over_folder(work, str(items), out, made_from, run, shard_rows=shard_rows)
+    return run_over_folder(work, items, out, made_from, run, shard_rows=shard_rows)
 
 
 def _open_embedding(encoder: Encoder, columns: ItemColumns) -> Work[Shard]:

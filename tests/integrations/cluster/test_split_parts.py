@@ -21,7 +21,7 @@ from tests.s3 import BUCKET, Wire
 
 
 def divide(events: Path | str, out: Path, **run: object) -> dict[str, bytes]:
-    split_in_parts(str(events), out, run=PartOptions(parts=5, **run))  # type: ignore[arg-type]
+    split_in_parts(events, out, run=PartOptions(parts=5, **run))  # type: ignore[arg-type]
     return tree(out)
 
 
@@ -86,7 +86,8 @@ def test_events_at_a_url_that_were_replaced(tmp_path: Path, s3: Wire) -> None:
             key = f"replaced/events/{file.name}"
             store.upload_file(str(file), BUCKET, key)  # fsspec does not know of it
         expected = divide(events, tmp_path / f"local-{n_files}")
-        assert divide(url, tmp_path / f"remote-{n_files}") == expected
+        source = url if n_files == 2 else Path(url)  # which loses a slash
+        assert divide(source, tmp_path / f"remote-{n_files}") == expected
     # what is known of each file is in the list of all
     heads = [path for path in s3.paths("HEAD") if path.startswith(f"/{BUCKET}/replaced/")]
     assert not [path for path in heads if path.endswith(".parquet")]
