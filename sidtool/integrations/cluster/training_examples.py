@@ -261,7 +261,7 @@ class ClusterExamples:
             "queries": {} if queries is None else file_versions(table_urls(as_url(queries))),
             "split": job.split.reference.digest,
             "files": digest_strings(files.keys(), files.values()),
-            "options": _settings(job.options),
+            "options": _settings(replace(job.options, allow_unknown=False)),  # changes no example
             "catalog_options": _settings(inputs.catalog_options),
             "weights": _settings(inputs.weights),
             "model": "" if contract is None else digest_strings([json.dumps(contract.to_json())]),

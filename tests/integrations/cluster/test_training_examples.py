@@ -279,6 +279,11 @@ def test_too_many_unknown_ids_are_refused_as_soon_as_they_are_known(
         with pytest.raises(RefusedError, match=words):
             make(others, f"{tmp_path}/{out}", ClusterExamples(others, RunOptions()))
         assert write.call_count == n_shards
+    # what was made until then is kept
+    allowed = replace(in_unknown_parts, options=replace(inputs.options, allow_unknown=True))
+    writer = ClusterExamples(allowed, RunOptions(resume=True))
+    assert make(allowed, f"{tmp_path}/train.jsonl", writer)["dropped_events"] == 4
+    assert write.call_count == n_shards
 
 
 @pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
