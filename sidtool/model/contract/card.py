@@ -35,6 +35,10 @@ _CLASSES: Mapping[ModelKind, tuple[str, str]] = {
 """Of each kind of model, the class of transformers that loads it, and its task on the hub."""
 Validation = tuple[str, str, float, object]
 """Stage, metric, value and step."""
+_MEMORY = "memory"
+"""The stage of what `tune-memory` measured."""
+_OF_MIXTURE = "ndcg@10 mixture"
+"""The metric of model and memory among these; the others compare, or count users."""
 N_EXAMPLES = 2
 """Items in the history of the examples."""
 _NOT_SETTINGS = {"examples", "split", "task_weights", "run", "best"}
@@ -97,7 +101,10 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
         recipe.append(f"### {number}. {literal(record.stage)}\n\n{text}")
     template = files("sidtool.model.contract").joinpath("card.md").read_text(encoding="utf-8")
     name, task = bundle.manifest.name, _CLASSES[contract.kind][1]
-    last = {str(metric): float(value) for _, metric, value, _ in validations(contract)}
+    rows = validations(contract)
+    last = {metric: float(value) for stage, metric, value, _ in rows if stage != _MEMORY}
+    if contract.memory is not None and _OF_MIXTURE in contract.memory.validation:
+        last["ndcg@10"] = contract.memory.validation[_OF_MIXTURE]  # that of what is recommended
     return Template(template).substitute(
         front=front_matter(
             license=contract.license,
@@ -248,7 +255,7 @@ def validations(contract: Contract) -> list[Validation]:
             rows.append((f"{number}. {record.stage}", best.metric, best.value, best.step))
     if contract.memory is not None:
         validation = contract.memory.validation.items()
-        rows += [("memory", metric, value, "-") for metric, value in validation]
+        rows += [(_MEMORY, metric, value, "-") for metric, value in validation]
     return rows
 
 

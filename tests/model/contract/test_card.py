@@ -145,6 +145,15 @@ def test_what_is_not_known_is_not_in_the_metadata(trained: Path, bundle: Bundle)
     assert (metadata["base_model"], metadata["base_model_relation"]) == ("org/base", "finetune")
 
 
+def test_the_metadata_has_the_metric_of_the_mixture(trained: Path, bundle: Bundle) -> None:
+    validation = {"users": 943.0, "ndcg@10 candidates by model": 0.07, "ndcg@10 mixture": 0.09}
+    binding = MemoryBinding("ab" * 32, 0.4, 3.0, validation)
+    card = model_card(replace(read_contract(trained), memory=binding), bundle)
+    (entry,) = front_matter(card)["model-index"]
+    assert entry["results"][0]["metrics"] == [{"type": "ndcg@10", "value": 0.09}]
+    assert "| memory | users | 943 | - |" in card
+
+
 def test_a_license_cannot_write_metadata(trained: Path, bundle: Bundle) -> None:
     hostile = "mit'\"\n---\nlibrary_name: other # {x: ["
     metadata = front_matter(model_card(replace(read_contract(trained), license=hostile), bundle))
