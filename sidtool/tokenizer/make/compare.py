@@ -185,10 +185,10 @@ def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:
     for bundle, ids_of_bundle in zip(bundles, ids, strict=True):
         different = sorted(ids_of_bundle ^ ids[0])
         if different:
-            pair = (bundles[0], bundle)  # versions of one bundle have one name
-            one, other = (f"{each.manifest.name!r} ({each.digest[:12]})" for each in pair)
+            # with digests: versions of one bundle have one name
+            names = [f"{one.manifest.name!r} ({one.digest[:12]})" for one in (bundles[0], bundle)]
             raise DataError(
-                f"bundles {one} and {other} differ in {len(different)} items, the first is "
+                f"bundles {' and '.join(names)} differ in {len(different)} items, the first is "
                 f"{different[0]!r}",
                 hint="only bundles of one catalog compare; sidtool diff shows what differs",
             )
