@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sidtool.base.errors import UsageError
+from sidtool.base.given_options import given_flags
 from sidtool.base.inputs import keeps_inputs
-from sidtool.base.options import given_flags, parse_bytes
+from sidtool.base.options import parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import PARQUET_FOLDER
 from sidtool.cli.terminal import options

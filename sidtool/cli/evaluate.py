@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from sidtool import evaluation
-from sidtool.base.options import given_words, numbers, option, parse_bytes
+from sidtool.base.given_options import given_words
+from sidtool.base.options import numbers, option, parse_bytes
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.recommend import load_model, model_source
 from sidtool.cli.reports.report import ReportOptions

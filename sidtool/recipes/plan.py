@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import given_words
+from sidtool.base.given_options import given_words
 from sidtool.recipes.profile import Choices
 from sidtool.recipes.recipe import COOCCURRENCE, Commands, Inputs, Recipe, flag, step
 from sidtool.recipes.steps import Step

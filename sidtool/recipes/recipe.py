@@ -13,7 +13,7 @@ from typing import Any
 
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
-from sidtool.base.options import given_words
+from sidtool.base.given_options import given_words
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.recipes.steps import Step
 from sidtool.training import DEFAULTS

@@ -18,7 +18,8 @@ from sidtool import (
     RlOptions,
 )
 from sidtool.base.errors import UsageError
-from sidtool.base.options import assignments, given_words, options_from, settings_from
+from sidtool.base.given_options import given_words
+from sidtool.base.options import assignments, options_from, settings_from
 from sidtool.data.split import SplitOptions
 from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions

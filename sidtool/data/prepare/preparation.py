@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError, without_credentials
+from sidtool.base.given_options import given_flags
 from sidtool.base.inputs import keeps_inputs
-from sidtool.base.options import check_options, given_flags, group, option, options_from
+from sidtool.base.options import check_options, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord

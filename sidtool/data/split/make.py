@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.base.errors import SidtoolWarning, UsageError
-from sidtool.base.options import check_options, given_flags, group, option
+from sidtool.base.given_options import given_flags
+from sidtool.base.options import check_options, group, option
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.event_sort import Spill
