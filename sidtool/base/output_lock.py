@@ -22,12 +22,12 @@ _NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of the output `path`, in an existing folder, during the block. Raises
-    UsageError that names the holder if another writer has it. Warns if the file system has no locks
-    (SidtoolWarning)."""
+def hold_lock(path: Path, *, waits: bool = False) -> Iterator[None]:
+    """Hold the lock of the output `path`, in an existing folder, during the block. If another
+    writer has it, wait for that with `waits`; else raise UsageError that names it. Warns if the
+    file system has no locks (SidtoolWarning)."""
     lock = path.with_name(path.name + ".partial.lock")
-    descriptor = _locked_file(lock, path)
+    descriptor = _locked_file(lock, path, waits)
     try:
         os.ftruncate(descriptor, 0)
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else "python"
@@ -42,13 +42,13 @@ def hold_lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked_file(lock: Path, path: Path) -> int:
+def _locked_file(lock: Path, path: Path, waits: bool) -> int:
     """The descriptor of the lock file, locked."""
     fcntl = file_locks()
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.pread(descriptor, MAX_HOLDER_BYTES, 0).decode("utf-8", "replace")
             os.close(descriptor)

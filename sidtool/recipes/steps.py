@@ -25,6 +25,7 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
 from sidtool.base.options import variable_name
 from sidtool.base.output import remove, write_whole
+from sidtool.base.output_lock import hold_lock
 from sidtool.data.tables import table_files
 
 SIDTOOL = (sys.executable, "-m", "sidtool")
@@ -122,12 +123,20 @@ class Steps:
         return self.do(Step(str(command[0]), command, output, saves_stdout))
 
     def do(self, step: Step) -> Path:
-        """Run the command of a step unless it is done, and return its output.
+        """Run the command of a step unless it is done, and return its output. Runs beside each
+        other in one folder share a step: one does it, and the others wait.
 
         Raises StepError if the command fails, or without `replaces` if something else made the
         output."""
         output = step.output.resolve()
         file = self.folder / RECORDS / f"{output.relative_to(self.folder)}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with hold_lock(file, waits=True):
+            self._do(step, output, file)
+        return step.output
+
+    def _do(self, step: Step, output: Path, file: Path) -> None:
+        """As `do`, with the file of the step's record."""
         made = self.fingerprint(step)
         record = dict(parse_json(file.read_bytes())) if file.exists() else {}
         is_current = record.get("made") == made
@@ -150,7 +159,6 @@ class Steps:
             _write_record(file, record)
         self._digests[output] = record["output"]
         self._records[output] = record
-        return step.output
 
     def seconds(self, *prefixes: str) -> float:
         """Wall-clock seconds of the steps whose outputs start with one of the prefixes; of all
@@ -234,7 +242,6 @@ def _input_digest(path: Path) -> str:
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(record, indent=1) + "\n")
 
 

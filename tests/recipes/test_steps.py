@@ -1,6 +1,8 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
+from threading import Event
 from typing import TextIO
 
 import fsspec
@@ -35,6 +37,29 @@ def test_a_finished_step_is_not_run_again(tmp_path: Path, ran: list[list[str]]) 
         steps.run(output, "make", "--seed", 1, output)
         assert steps.warnings == ["warning of make"]
     assert ran == [["make", "--seed", "1", str(output)]]
+
+
+def test_runs_beside_each_other_share_a_step(tmp_path: Path, ran: list[list[str]]) -> None:
+    output = tmp_path / "out"
+    first_runs, second_asks = Event(), Event()
+
+    def run_command(arguments: list[str], stdout: TextIO) -> Ran:
+        ran.append(arguments)
+        first_runs.set()
+        assert second_asks.wait(60)
+        output.write_text("made")
+        return Ran(0)
+
+    def second() -> Path:
+        second_asks.set()
+        return Steps(tmp_path, run_command).run(output, "make", output)
+
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(Steps(tmp_path, run_command).run, output, "make", output)
+        assert first_runs.wait(60)
+        other = threads.submit(second)
+        assert one.result() == other.result() == output
+    assert ran == [["make", str(output)]]
 
 
 def test_what_something_else_made_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
