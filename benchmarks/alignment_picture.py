@@ -3,7 +3,7 @@
     python benchmarks/alignment_picture.py benchmarks/results/alignment.json docs/alignment.svg
 
 A row for each data set: NDCG@10 by all training tokens, and by those of next items alone. Item-kNN,
-popularity and the small model of the recipe are lines across."""
+popularity and the small model of the recipe are lines across. A curve is that of seed 0."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ from sidtool.cli.reports.blocks import LineChart, Series
 from sidtool.cli.reports.drawing import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, draw_lines
 
 METRIC = "ndcg@10"
+SEED = "-0"
 X_AXES = {"tokens": "training tokens", "recommendation_tokens": "tokens of next items"}
 COLORS = ("#0b62c4", "#b3480a", "#1a7f37", "#8250df", "#57606a", "#8c959f", "#a40e5d")
 TITLE = 24
@@ -25,11 +26,15 @@ STYLE = "text{font:12px sans-serif;fill:#24292f}line{stroke:#d0d7de}polyline{fil
 
 def chart(name: str, runs: Mapping[str, Any], x: str) -> LineChart:
     """The curves of one data set by one kind of tokens."""
-    curves = {run: of["points"] for run, of in runs.items() if "points" in of}
+    curves = {
+        run.removesuffix(SEED): of["points"]
+        for run, of in runs.items()
+        if "points" in of and run.endswith(SEED)
+    }
     last = max((point[x] for points in curves.values() for point in points), default=1)
     series = [
         Series(
-            run.rpartition("-")[0],
+            run,
             tuple((point[x], point["metrics"][METRIC]) for point in points),
             intervals=tuple(tuple(point["confidence_interval"][METRIC]) for point in points),
         )

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -52,3 +53,10 @@ def test_both_mixes_have_points_and_a_paired_difference(
     out.write_text(json.dumps(recorded))
     script("alignment", "--collect", work, out)
     assert json.loads(out.read_text()) == recorded
+
+    recorded["data"]["shop"]["pretrained-sids-1"] = runs["pretrained-sids-0"]
+    out.write_text(json.dumps(recorded))
+    svg = tmp_path / "curves.svg"
+    script("alignment_picture", out, svg)
+    curves = re.findall(r">(pretrained-\w+|scratch-\w+)</text>", svg.read_text())
+    assert sorted(curves) == sorted(2 * ["pretrained-mix", "pretrained-sids", "scratch-sids"])
