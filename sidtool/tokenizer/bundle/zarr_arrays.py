@@ -7,8 +7,9 @@ read whole are checked against the digests of the manifest."""
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, Protocol
 
@@ -349,15 +350,17 @@ def _unreadable(name: str, reason: str) -> IntegrityError:
     )
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_names(names: Collection[str]) -> None:
     """Raise IntegrityError for an object name that could lead outside of the bundle, ValueError for
     one that no folder can hold beside the others."""
-    folders = set()
     for name in names:
-        steps = name.split("/")
-        if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(steps):
-            raise IntegrityError(f"the manifest names an object outside of the bundle: {name!r}")
-        folders |= {"/".join(steps[:depth]) for depth in range(1, len(steps))}
-    both = folders.intersection(names)
-    if both:
-        raise ValueError(f"{min(both)!r} is an object and a folder of objects")
+        if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise IntegrityError(
+                f"the manifest names an object outside of the bundle: {name!r:.80}"
+            )
+    # what is in a folder comes directly behind it, since no name has a NUL
+    ordered = sorted(name.replace("/", "\0") for name in names)
+    for name, next_name in pairwise(ordered):
+        if next_name.startswith(f"{name}\0"):
+            spelled = name.replace("\0", "/")
+            raise ValueError(f"{spelled!r:.80} is an object and a folder of objects")

@@ -225,6 +225,13 @@ def test_a_root_document_has_a_limit(tmp_path: Path) -> None:
     assert "it has more than" in refused(path)
 
 
+def test_the_folders_of_a_name_take_little_memory(tmp_path: Path) -> None:
+    made = draft()
+    name = "/".join("a" * 50_000)
+    made.manifest["objects"] = made.digests() | dict.fromkeys((name, f"{name}/b"), "0" * 64)
+    assert "is an object and a folder" in refused(made.write(tmp_path / "shop.zarr"))
+
+
 @pytest.mark.slow
 def test_the_spelling_of_a_root_document_takes_little_memory(tmp_path: Path) -> None:
     path = draft().write(tmp_path / "shop.zarr")
