@@ -16,7 +16,9 @@ from sidtool.data import Texts, pack_texts
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 
 CHUNK = 1 << 16
-"""Strings that are hashed at once: the tables need about 100 bytes per string."""
+"""Strings that are read at once."""
+HASHED_BYTES = 1 << 18
+"""Bytes of strings that are hashed at once: the tables need about 50 bytes for each."""
 
 ITEM_IDS = "items/id"
 """The strings that are not empty."""
@@ -104,15 +106,19 @@ class StringArray:
         Strings must not be empty."""
         sums = np.zeros(len(self), dtype=np.uint64)
         longest = int(np.diff(self.offsets).max(initial=0))
-        factors = np.full(longest, _MULTIPLIER, dtype=np.uint64)
-        powers = np.cumprod(factors, dtype=np.uint64)  # M, M^2, M^3 ...
-        for first in range(0, len(self), CHUNK):
-            bounds = self.offsets[first : first + CHUNK + 1]
-            starts = bounds[:-1] - bounds[0]  # within the chunk's bytes
-            data = self.data[bounds[0] : bounds[-1]].astype(np.uint64) + np.uint64(1)
+        powers = np.full(longest, _MULTIPLIER, dtype=np.uint64)
+        np.cumprod(powers, out=powers)  # M, M^2, M^3 ...
+        for first in range(0, len(self.data), HASHED_BYTES):
+            data = self.data[first : first + HASHED_BYTES].astype(np.uint64) + np.uint64(1)
+            # the strings that have some of these bytes, and where each has its first one here
+            begin = int(np.searchsorted(self.offsets, first, "right")) - 1
+            end = int(np.searchsorted(self.offsets, first + len(data), "left"))
+            starts = self.offsets[begin:end] - first
+            first_bytes = np.maximum(starts, 0)
             # position of each byte within its string
-            positions = np.arange(len(data)) - np.repeat(starts, np.diff(bounds))
-            sums[first : first + CHUNK] = np.add.reduceat(data * powers[positions], starts)
+            lengths = np.diff(first_bytes, append=len(data))
+            positions = np.arange(len(data)) - np.repeat(starts, lengths)
+            sums[begin:end] += np.add.reduceat(data * powers[positions], first_bytes)
         sums ^= sums >> np.uint64(32)
         return sums * _MULTIPLIER
 

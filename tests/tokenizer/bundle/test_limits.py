@@ -232,6 +232,15 @@ def test_the_folders_of_a_name_take_little_memory(tmp_path: Path) -> None:
     assert "is an object and a folder" in refused(made.write(tmp_path / "shop.zarr"))
 
 
+def test_the_hash_of_a_long_id_takes_little_memory(tmp_path: Path) -> None:
+    made = draft()
+    made.set_strings("id", [b"x" * (8 * MIB), *(f"i{row}".encode() for row in range(1, 6))])
+    path = made.write(tmp_path / "shop.zarr")
+    with limited() as used:
+        assert ("index/id_hash", "does not agree with the items") in verify(path)
+    assert used[0].memory < 64 * MIB + 20 * 8 * MIB
+
+
 @pytest.mark.slow
 def test_the_spelling_of_a_root_document_takes_little_memory(tmp_path: Path) -> None:
     path = draft().write(tmp_path / "shop.zarr")
