@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, SidtoolWarning
 from sidtool.model import ExtendOptions, check_model_folder, extend_model, load, load_model_folder
-from sidtool.model.contract import read_contract
+from sidtool.model.contract import read_contract, verify_model, write_contract
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.loss import check_teachers
 from tests.model.cases import make_bundle, make_codebook
@@ -54,6 +55,26 @@ def test_a_damaged_file_is_refused(made: Path, name: str) -> None:
         load_model_folder(made)
     (made / name).unlink()
     with pytest.raises(IntegrityError, match=f"{name} is missing"):
+        load_model_folder(made)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["special_tokens_map.json", "additional_chat_templates/default.jinja", "model.safetensors"],
+)
+def test_a_file_that_was_added_is_refused(made: Path, name: str) -> None:
+    loaded = load_model_folder(made)
+    (made / name).parent.mkdir(exist_ok=True)
+    if name == "model.safetensors":  # which transformers prefers to those that an index names
+        contract = replace(read_contract(made), files={})
+        (made / name).rename(made / "model-1.safetensors")
+        write_contract(made, contract, loaded.bundle)
+        shutil.copy(made / "model-1.safetensors", made / name)
+    else:
+        (made / name).write_text('{"eos_token": "<pad>"}')
+    reason = "would be loaded, but sid.json does not list it"
+    assert (name, f"it {reason}") in verify_model(str(made))
+    with pytest.raises(IntegrityError, match=f"{name} {reason}"):
         load_model_folder(made)
 
 

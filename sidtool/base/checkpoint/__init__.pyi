@@ -13,6 +13,7 @@ from .files import model_digests as model_digests
 from .files import read_json as read_json
 from .files import read_object as read_object
 from .files import settings_digests as settings_digests
+from .files import unlisted_files as unlisted_files
 from .files import weight_digests as weight_digests
 from .guard import check_encoder as check_encoder
 from .guard import check_model as check_model

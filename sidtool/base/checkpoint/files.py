@@ -6,8 +6,9 @@ only from safetensors or GGUF files, whose headers are consistent."""
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -38,6 +39,12 @@ _DTYPE_BITS = {
     "F8_E5M2FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U16": 16, "I16": 16, "F16": 16,
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+LOADED = (
+    *(CONFIG, WEIGHTS, INDEX, TOKENIZER, "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "generation_config.json", "chat_template.jinja"),
+    "additional_chat_templates/*.jinja",
+)
+"""Patterns of files that libraries read wherever they are there."""
 _SETTINGS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _NOT_READ = ("sid.json", "trainer_state.json", "run.json", INDEX)
 
@@ -135,6 +142,15 @@ def model_digests(folder: Path) -> dict[str, str]:
     more = [*folder.glob(INDEX), *sorted(folder.glob("*.py"))]
     digests = weight_digests(folder) | settings_digests(folder, parts)
     return digests | {path.name: file_digest(path) for path in more}
+
+
+def unlisted_files(names: Iterable[str], listed: Container[str]) -> list[str]:
+    """Those names of files of a model folder that no contract lists, but libraries read."""
+    return sorted(
+        name
+        for name in names
+        if name not in listed and any(fnmatchcase(name, pattern) for pattern in LOADED)
+    )
 
 
 def read_header(path: Path) -> StoredWeights:

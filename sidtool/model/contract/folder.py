@@ -18,6 +18,7 @@ from sidtool.base.checkpoint import (
     model_digests,
     read_object,
     settings_digests,
+    unlisted_files,
     weight_digests,
 )
 from sidtool.base.digests import cached_digest, file_digest
@@ -163,6 +164,10 @@ def check_files(folder: Path, contract: Contract) -> None:
                 f"{path} has digest {actual[:12]}, {CONTRACT} says {recorded[:12]}",
                 hint="sidtool verify lists every broken file; make or pull the model again",
             )
+    paths = [*folder.iterdir(), *folder.glob("*/*.jinja")] if contract.files else []
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    for name in unlisted_files(names, contract.files):
+        raise IntegrityError(f"{folder / name} would be loaded, but {CONTRACT} does not list it")
 
 
 def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
@@ -298,6 +303,8 @@ def verify_model(location: str) -> list[tuple[str, str]]:
             broken.append((name, "missing"))
         elif storage.digest(name, int(infos[name]["size"])) != digest:
             broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
+    unlisted = unlisted_files(storage.listing(), model.objects)
+    broken += [(name, f"it would be loaded, but {CONTRACT} does not list it") for name in unlisted]
     if not broken:
         bundle = verify(f"{location}/{BUNDLE_COPY}")
         broken = [(f"{BUNDLE_COPY}/{name}", why) for name, why in bundle]
