@@ -37,6 +37,7 @@ SPARE_PARAMETERS = 10_000
 MAX_SETTING = 1 << 40
 """Largest integer of a configuration."""
 MAX_LABELS = 1 << 16
+_ATTENTION = "attn_implementation"
 _COUNTS = ("layer", "block_count", "depth", "attention_types")
 """Words in the keys of numbers by which a configuration makes lists of layers."""
 
@@ -94,7 +95,7 @@ def check_settings(path: Path, settings: Mapping[str, Any], stored: StoredWeight
     """As `check_config`, for settings that were read already; `path` is named in errors."""
     for key, value in _walk(settings, ""):
         if isinstance(value, str):
-            if "attn_implementation" in key and "/" in value:
+            if _ATTENTION in key and "/" in value:
                 raise RefusedError(f"{path} names the hub kernel {value!r}", hint=TRUST)
             # an index of such a name is not checked, and may lead out of the folder
             if key == "transformers_weights" and value not in (WEIGHTS, INDEX):
@@ -116,7 +117,8 @@ def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The numbers and texts of a JSON value, each by the nearest key."""
     if isinstance(value, Mapping):
         for name, member in value.items():
-            yield from _walk(member, str(name))
+            # such an object has a key for each part of the model, "" for the whole
+            yield from _walk(member, key if _ATTENTION in key else str(name))
     elif isinstance(value, list):
         # numbers alone in a list are ids, beside other values they are counts
         name = "" if all(isinstance(member, int) for member in value) else key

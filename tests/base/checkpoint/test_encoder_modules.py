@@ -83,6 +83,7 @@ def test_a_module_is_inside_of_the_folder(path: str, folder: Path) -> None:
         ("sentence_bert_config.json", {"modality_config": {"text": {"method": "save"}}}),
         ("config.json", {"attn_implementation": "org/kernel"}),
         ("config.json", {"_attn_implementation": "org/kernel"}),
+        ("config.json", {"attn_implementation": {"": "org/kernel"}}),
     ],
 )
 def test_settings_name_no_code(file: str, values: dict[str, Any], folder: Path) -> None:
