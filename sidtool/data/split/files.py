@@ -11,7 +11,7 @@ import numpy as np
 
 from sidtool.base.artifact import describe
 from sidtool.base.digests import file_digest
-from sidtool.base.documents import check_seal, parse_json, sealed_text
+from sidtool.base.documents import check_seal, parse_json, read_document, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import given_path
@@ -169,7 +169,7 @@ def stored_manifest(folder: Path) -> SplitManifest:
     """The manifest of a split folder, without a look at its files. Raises as `read_manifest`."""
     path = folder / MANIFEST
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_document(path))
         manifest = SplitManifest.from_json(value)
         check_seal(value)
     except FileNotFoundError as error:
@@ -177,6 +177,8 @@ def stored_manifest(folder: Path) -> SplitManifest:
             f"{folder} is {describe(folder) or 'a folder'}, not a split: it has no {MANIFEST}",
             hint="`sidtool split EVENTS -o FOLDER` writes one",
         ) from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
     return manifest

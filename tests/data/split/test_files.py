@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sidtool.base import documents
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.split.files import open_split, read_split, split_events, write_split
@@ -130,6 +132,16 @@ def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
         refused(folder, f"{name} is missing")
         (folder / name).write_bytes(content)
     read_split(folder)
+
+
+@pytest.mark.parametrize("place", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_manifest_that_has_no_end_is_refused(
+    tmp_path: Path, place: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "PIPE_SECONDS", 0.1)
+    place(tmp_path / "split.json")
+    with pytest.raises(DataError, match=r"^cannot read .*split\.json: "):
+        open_split(tmp_path)
 
 
 def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
