@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, raised_as
 from sidtool.base.storage import Storage
 from sidtool.data.tables import as_url
 from sidtool.examples.example_file import problem_of
@@ -22,6 +22,7 @@ from sidtool.examples.lineage import (
     parsed_lineage,
     read_lineage,
 )
+from sidtool.tokenizer.bundle import check_names
 
 PARTS_LINEAGE = "_lineage.json"
 """The lineage of examples in parts, in their folder."""
@@ -38,6 +39,8 @@ def read_any_lineage(examples: Path) -> Lineage:
         return read_lineage(examples)
     path = examples / PARTS_LINEAGE
     lineage = parsed_lineage(Storage(as_url(examples)).read(PARTS_LINEAGE), path, examples)
+    with raised_as(DataError, f"{as_url(path)} is malformed", AGAIN, errors=(ValueError,)):
+        check_names(lineage.files)
     if not sum(ExampleParts(examples, lineage).sizes):
         raise DataError(f"{as_url(path)} lists no examples in parts", hint=AGAIN)
     return lineage

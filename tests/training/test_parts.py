@@ -13,7 +13,7 @@ import pytest
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.examples import ExampleParts, read_lineage, side_files
 from sidtool.training import check_stages, plan_stages, read_stages, train
 from sidtool.training.reinforcement import rl
@@ -132,6 +132,15 @@ def test_a_wrong_count_of_a_part_is_refused(tmp_path: Path, models: Make, exampl
         train(models("gpt2"), folder, tmp_path / "out", **FAST)
     reseal(folder / "_lineage.json", {"parts": ...})
     with pytest.raises(DataError, match="lists no examples in parts"):
+        train(models("gpt2"), folder, tmp_path / "out", **FAST)
+
+
+def test_parts_lie_in_their_folder(tmp_path: Path, models: Make, examples: Make) -> None:
+    folder = in_parts_of(examples(sequence=1.0), tmp_path / "parts", 1)
+    (folder / "part-0000000" / "mixed.jsonl").rename(tmp_path / "outside.jsonl")
+    files = {"../outside.jsonl": file_digest(tmp_path / "outside.jsonl")}
+    reseal(folder / "_lineage.json", {"files": files, "parts": [{"../outside.jsonl": 1}]})
+    with pytest.raises(IntegrityError, match=r"outside of the bundle: '\.\./outside\.jsonl'"):
         train(models("gpt2"), folder, tmp_path / "out", **FAST)
 
 
