@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.documents import parse_yaml
+from sidtool.base.errors import DataError
 from sidtool.data import read_items, read_queries, read_vectors
 from sidtool.data.split import Split, open_split
 from sidtool.data.split.files import write_split
@@ -180,6 +181,24 @@ def varint(number: int, length: int = 0) -> bytes:
         number >>= 7
     digits[-1] &= 127
     return bytes(digits)
+
+
+def test_columns_that_share_their_pages_are_refused(tmp_path: Path) -> None:
+    pages = bytes.fromhex("15001500150000") * 10  # of no bytes
+    size = varint(len(pages))
+    column = b"\x15\x0c\x19\x15\0\x19\x18\7item_id\x15\0\x16\2\x16" + size
+    column += b"\x16" + size + b"\x26\x08\0"  # its first page is that of every column
+    group = b"\x19\x1c\x26\x08\x1c" + column + b"\0\x16" + size + b"\x16\2\0"
+    schema = b"\x48\6schema\x15\2\0\x15\x0c\x25\2\x18\7item_id\x25\0\0"
+    n_groups = 14
+    footer = b"\x15\2\x19\x2c" + schema + b"\x16" + varint(n_groups)
+    footer += bytes([0x19, n_groups << 4 | 12]) + group * n_groups + b"\0"
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"PAR1" + pages + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    assert pq.ParquetFile(path).metadata.num_rows == n_groups
+    pages_read = n_groups * len(pages)
+    with pytest.raises(DataError, match=rf"claims columns of {pages_read} bytes in \d+ bytes"):
+        read_columns(path, ["item_id"])
 
 
 # Vectors

@@ -114,7 +114,12 @@ def _check_claims(path: Path) -> None:
     if not 0 <= footer.num_rows <= FREE_ROWS + ROWS_PER_BYTE * size:
         raise DataError(f"{path} claims {footer.num_rows} rows in {size} bytes")
     with library_errors(path):
-        values = [chunk.values for chunk in column_chunks(path)]
+        chunks = column_chunks(path)
+    values = [chunk.values for chunk in chunks]
+    # the pages of chunks that overlap are read once for each
+    stored = sum(max(chunk.size, 0) for chunk in chunks)
+    if stored > size:
+        raise DataError(f"{path} claims columns of {stored} bytes in {size} bytes")
     columns = footer.num_columns
     if len(values) != columns * footer.num_row_groups:
         raise DataError(f"{path} cannot be read: a column of its footer has no number of values")
