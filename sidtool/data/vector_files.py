@@ -31,7 +31,7 @@ from sidtool.data.tables.opening import (
     require_regular,
     table_files,
 )
-from sidtool.data.tables.parquet import open_dataset, parquet_column_names
+from sidtool.data.tables.parquet import open_bounded, open_dataset, parquet_column_names
 from sidtool.data.tables.tables import read_columns
 from sidtool.data.vectors import Opened, Stored, Vectors, VectorSource, require_matrix, rows_within
 from sidtool.data.zarr_vectors import open_zarr
@@ -265,6 +265,7 @@ class _ParquetColumn:
         self._dim = 0  # until a block is read
         self._group_sizes: dict[tuple[str, int], int] = {}  # (file, row group) -> rows
         for file in open_dataset(path).files:
+            open_bounded(Path(file), [name])[0].close()  # checks its pages
             with pq.ParquetFile(file) as opened:
                 kind = opened.schema_arrow.field(name).type
                 footer = opened.metadata

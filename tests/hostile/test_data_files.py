@@ -234,6 +234,22 @@ def test_vectors(
         assert vectors.ndim == 2
 
 
+def test_the_pages_of_vectors_are_bounded(tmp_path: Path) -> None:
+    n_values = 5_000_000
+    lists = pa.ListArray.from_arrays(pa.array([0, n_values]), pa.array(np.zeros(n_values)))
+    path = tmp_path / "x.parquet"
+    table = pa.table({"item_id": ["a"], "vector": lists})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    claimed = varint(n_values)
+    footer = content[start:].replace(claimed, varint(1, len(claimed)))
+    path.write_bytes(content[:start] + footer)
+    assert pq.ParquetFile(path).metadata.row_group(0).column(1).num_values == 1
+    with pytest.raises(DataError, match=r"a row group of \d+ bytes expands to"):
+        read_vectors(path)
+
+
 keys = st.sampled_from(["name", "configuration", "chunk_shape"])
 json_values = st.recursive(
     st.sampled_from([None, True, -1, 0, 1, 2, 3, 4, 10**9, 10**18, 10**400, 1.5, "", "x", "|O"]),

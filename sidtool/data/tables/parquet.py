@@ -81,7 +81,7 @@ def row_groups(path: Path) -> Iterator[Any]:
     in lists too. Raises DataError for a file that cannot be read, or claims more than its bytes
     hold."""
     _check_claims(path)
-    opened, _ = _open_bounded(path, None)
+    opened, _ = open_bounded(path, None)
     with opened:
         for number in range(opened.num_row_groups):
             yield opened.read_row_group(number)
@@ -145,7 +145,7 @@ def _tables(path: Path, rows: int, names: Sequence[str] | None = None) -> Iterat
     for fragment in dataset.fragments:
         values = ds.get_partition_keys(fragment.partition_expression)
         stored = None if names is None else [name for name in names if name not in values]
-        opened, most = _open_bounded(Path(fragment.path), stored)
+        opened, most = open_bounded(Path(fragment.path), stored)
         with opened:
             batches = opened.iter_batches(min(rows, most), columns=stored)
             for part in chain.from_iterable(_parts(path, batch) for batch in batches):
@@ -159,7 +159,7 @@ def _tables(path: Path, rows: int, names: Sequence[str] | None = None) -> Iterat
                 yield pa.table(columns)
 
 
-def _open_bounded(path: Path, names: Sequence[str] | None) -> tuple[Any, int]:
+def open_bounded(path: Path, names: Sequence[str] | None) -> tuple[Any, int]:
     """A ParquetFile that leaves repeated texts of the named columns coded, and the most rows to
     read at once. Raises DataError for a row group that expands to many times its size: not the
     footer's sizes count, but those of the pages, by which pyarrow allocates."""
