@@ -161,11 +161,13 @@ def test_a_license_is_one_line(shop: Path, tmp_path: Path, license: str) -> None
 def test_names_on_a_card_are_text_and_not_code() -> None:
     evil = "x`; rm -rf ~ #\n| <img src=x> [click](http://evil) \x1b[31m"
     manifest = replace(small_bundle(name=evil).manifest, created="`x`")
+    manifest = replace(manifest, space=replace(manifest.space, template="`<b>{level}{code}"))
     text = bundle_card(manifest, 's3://bucket/");evil("', "MIT")
     assert "\x1b" not in text
     title = "# x\\`; rm -rf ~ # \\| \\<img src=x\\> \\[click\\](http://evil) "
     assert text.partition("---\n\n")[2].startswith(title)
     assert "\n* created: \\`x\\`\n" in text
+    assert r"spelled like \`\<b\>a0" in text
     (command,) = [line for line in text.splitlines() if line.startswith("sidtool pull ")]
     name = "x`; rm -rf ~ # | <img src=x> [click](http://evil) \N{REPLACEMENT CHARACTER}[31m.zarr"
     assert shlex.split(command)[2:] == ['s3://bucket/");evil("', "-o", name]

@@ -46,7 +46,7 @@ def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
         license=markdown.literal(license or "unknown"),
         items=manifest.items,
         sizes=manifest.space.spelled_sizes,
-        example=manifest.space.spell([0] * manifest.space.levels),
+        example=markdown.literal(manifest.space.spell([0] * manifest.space.levels)),
         policy=manifest.collisions.policy,
         digest=manifest.identity.digest,
         created=markdown.literal(manifest.created or "unknown"),
