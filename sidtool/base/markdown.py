@@ -91,7 +91,7 @@ def with_dataset(card: str, dataset: str | None) -> str:
         return card
     import yaml
 
-    _, front, body = card.split("---\n", 2)
+    front, _, body = card.removeprefix("---\n").partition("\n---\n")  # a value may end in ---
     values = yaml.safe_load(front) | {"datasets": [one_line(dataset)]}
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n{body}"
 
