@@ -2,7 +2,6 @@
 contract and bundle restored after another program saved the model, or carried over to a retrained
 codebook, with new embedding rows out of trained ones."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from sidtool.memory.mixture import MemoryIndex
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import CONTRACT, MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
+    copy_files,
     copy_model,
     model_folder,
     read_contract,
@@ -106,8 +106,7 @@ def rebind(
         restored, verdict = _restored(folder, embedded, bundle)
         if not dry_run:
             with new_dir(out, force=force) as target:
-                skip = shutil.ignore_patterns(*TRAINING_STATE)
-                shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+                copy_files(folder, target, *TRAINING_STATE)
                 write_contract(target, restored, bundle)
                 load_model_folder(target, device="cpu", dtype="float32")
         return verdict

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
+from sidtool.base.errors import CompatibilityError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.data import make_items
 from sidtool.memory import build_memory, verify_memory
 from sidtool.model import bind_memory, check_model_folder, load_model_folder, outlook, rebind
@@ -52,6 +52,25 @@ def test_a_model_is_bound_to_a_child_bundle(made: Path, bundle: Bundle, tmp_path
     written = {"README.md", "config.json", "sid.json"}
     copied_files = {name for name in before if not name.startswith("sid.zarr/")} - written
     assert all(before[name] == after[name] for name in copied_files)
+
+
+@pytest.mark.parametrize(
+    ("linked", "problem"),
+    [
+        ("..", "more/x is a link to a folder"),
+        ("/dev/zero", "more/x is not a regular file"),
+        ("../../mine.txt", "more/x is a link to .*mine.txt, outside of the model's folder"),
+    ],
+)
+def test_nothing_outside_of_the_folder_is_copied(
+    made: Path, bundle: Bundle, tmp_path: Path, linked: str, problem: str
+) -> None:
+    (made.parent / "mine.txt").write_text("mine")
+    (made / "more").mkdir()
+    (made / "more/x").symlink_to(linked)
+    with pytest.raises(SidtoolError, match=problem):
+        rebind(made, grown(bundle), tmp_path / "bound")
+    assert not (tmp_path / "bound").exists()
 
 
 def test_a_retrained_bundle_works_after_align(made: Path, bundle: Bundle, tmp_path: Path) -> None:

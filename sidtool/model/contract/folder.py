@@ -27,6 +27,7 @@ from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     IntegrityError,
+    RefusedError,
     SidtoolError,
     UsageError,
 )
@@ -243,10 +244,24 @@ def _find_base(folder: Path, base: ModelReference) -> Path:
 def copy_model(folder: Path, contract: Contract, target: Path) -> None:
     """Copy the files of a model folder, without its contract, into the folder `target`. Raises
     IntegrityError if the copies are not those that the contract records."""
-    # checkpoints have the old contract
-    skip = shutil.ignore_patterns(CONTRACT, "checkpoint-*")
-    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+    copy_files(folder, target, CONTRACT, "checkpoint-*")  # checkpoints have the old contract
     check_files(target, contract)
+
+
+def copy_files(folder: Path, target: Path, *skipped: str) -> None:
+    """Copy what a model folder has, but for names that match a pattern. Raises RefusedError for a
+    link that leads outside of it or to a folder, DataError for what is no regular file."""
+
+    def ignored(place: str, names: list[str]) -> set[str]:
+        matching = shutil.ignore_patterns(*skipped)(place, names)
+        for path in (Path(place, name) for name in names if name not in matching):
+            if not path.is_dir():
+                check_file(path, folder)
+            elif path.is_symlink():
+                raise RefusedError(f"{path} is a link to a folder", hint="remove it")
+        return matching
+
+    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=ignored)
 
 
 def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract:
