@@ -22,6 +22,8 @@ LABELS = 250
 """Room for the labels of an interval chart."""
 SIDE = 560
 """Width and height of a scatter plot."""
+LEAST_SPAN = 1e-300
+"""Values that are nearer to each other count as equal: a float divides no smaller span."""
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """Distances of ticks, times a power of ten."""
 
@@ -74,8 +76,8 @@ def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = Tru
     included = [*values, *([0.0] if zero else [])]
     low = min(included, default=0.0)
     high = max(included, default=1.0)
-    if low == high:
-        high = low + (abs(low) or 1.0)
+    if high - low < LEAST_SPAN:
+        high = low + (abs(low) if abs(low) >= LEAST_SPAN else 1.0)
     if not math.isfinite(high - low):
         raise DataError(f"a chart cannot show values from {low:g} to {high:g}")
     return Axis(low, high, start, stop)

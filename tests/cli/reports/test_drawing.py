@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidtool.cli.reports import drawing
@@ -49,6 +49,7 @@ def test_a_plane_has_one_scale() -> None:
 
 @settings(deadline=None)
 @given(st.lists(NUMBERS, max_size=5))
+@example([5e-324])
 def test_an_axis_contains_every_value_and_few_ticks(values: list[float]) -> None:
     axis = drawing.axis(values, 0, 100)
     assert all(-0.1 <= axis.at(value) <= 100.1 for value in values)
