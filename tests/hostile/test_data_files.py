@@ -23,6 +23,7 @@ from sidtool.data.split.files import write_split
 from sidtool.data.split.windows import read_windows
 from sidtool.data.tables.parquet import PART_BYTES
 from sidtool.data.tables.tables import column_batches, read_columns
+from sidtool.integrations.cluster.shards import list_shards
 from sidtool.integrations.formats.minionerec import read_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
 from tests.data.split.lines import of_lines, write_lines
@@ -246,8 +247,9 @@ def test_the_pages_of_vectors_are_bounded(tmp_path: Path) -> None:
     footer = content[start:].replace(claimed, varint(1, len(claimed)))
     path.write_bytes(content[:start] + footer)
     assert pq.ParquetFile(path).metadata.row_group(0).column(1).num_values == 1
-    with pytest.raises(DataError, match=r"a row group of \d+ bytes expands to"):
-        read_vectors(path)
+    for read in (read_vectors, lambda path: list_shards(str(path))[0].fetch(tmp_path)):
+        with pytest.raises(DataError, match=r"a row group of \d+ bytes expands to"):
+            read(path)
 
 
 keys = st.sampled_from(["name", "configuration", "chunk_shape"])

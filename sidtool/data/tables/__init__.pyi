@@ -12,6 +12,7 @@ from .opening import table_files as table_files
 from .parquet import FREE_ROWS as FREE_ROWS
 from .parquet import ROWS_PER_BYTE as ROWS_PER_BYTE
 from .parquet import id_strings as id_strings
+from .parquet import open_bounded as open_bounded
 from .parquet import open_dataset as open_dataset
 from .parquet import parquet_column_names as parquet_column_names
 from .parquet import parquet_rows as parquet_rows

@@ -19,6 +19,7 @@ from sidtool.data.tables import (
     ROWS_PER_BYTE,
     library_errors,
     object_version,
+    open_bounded,
     open_dataset,
     store_files,
 )
@@ -224,7 +225,8 @@ def _batches(piece: Piece) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with local_file(piece.url) as path, library_errors(Path(piece.url)):
-        open_dataset(path)  # checks the file
+        open_dataset(path)
+        open_bounded(path, None)[0].close()  # both check the file
         stop = 0
         with pq.ParquetFile(path) as opened:
             for group in range(opened.num_row_groups):
