@@ -43,10 +43,9 @@ MAX_BYTES = 1 << 18
 OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How torch.save before PyTorch 1.6 begins a file, and later without its zip: a number, pickled."""
 MAX_EXPANSION = 8
-"""Bytes beyond FREE_BYTES that each byte of a compressed entry may expand to: numbers hardly
-compress."""
+"""Bytes beyond FREE_BYTES that each byte of a file may expand to: numbers hardly compress."""
 FREE_BYTES = 1 << 24
-"""Bytes that an entry of any size may expand to."""
+"""Bytes that a file of any size may expand to."""
 NUMBERS = "fiu"
 """Kinds of types that an array may have."""
 PART = 1 << 20
@@ -243,16 +242,15 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     its size, or has an array of another type or of another size than its bytes."""
     require_regular(path)
     with library_errors(path, "an .npz"), path.open("rb") as stream:
-        archive, entries = open_zip(stream, path.stat().st_size)
+        stored = path.stat().st_size
+        archive, entries = open_zip(stream, stored)
         for name, entry in entries.items():  # all of them before an array has memory
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"its entry {name[:60]!r} is compressed by an unusual method")
-            limit = FREE_BYTES + MAX_EXPANSION * entry.compress_size
-            if entry.file_size > limit:
-                raise ValueError(
-                    f"its entry {name[:60]!r} expands from {entry.compress_size} bytes to "
-                    f"{entry.file_size}, the limit is {limit}"
-                )
+        expanded = sum(entry.file_size for entry in entries.values())
+        limit = FREE_BYTES + MAX_EXPANSION * stored
+        if expanded > limit:
+            raise ValueError(f"it expands from {stored} bytes to {expanded}, the limit is {limit}")
         arrays = {}
         for name, entry in entries.items():
             with archive.open(entry) as member:

@@ -84,6 +84,10 @@ def test_claims_and_bombs(tmp_path: Path, make: Callable[[Path], None], message:
             lambda path: np.savez_compressed(path, codebook_0=MANY_ZEROS),
             "expands from .* bytes to 41943168, the limit is",
         ),
+        (
+            lambda path: np.savez_compressed(path, **dict.fromkeys("ab", MANY_ZEROS[:3_000_000])),
+            "expands from .* bytes to 24000256, the limit is",
+        ),
         (lambda path: hostile.rezip(path, {"x.npy": b""}, zipfile.ZIP_LZMA), "an unusual method"),
         (lambda path: hostile.odd_entries(path, copies=2), "it has two entries of one name"),
         (lambda path: hostile.odd_entries(path, flags=1), "'codebook_0.npy' is encrypted"),
@@ -102,7 +106,7 @@ def test_an_npz_is_refused_for_a_later_entry_before_one_is_read(
     small, bomb = np.ones((3, 4), dtype=np.float32), np.zeros((2_621_440, 4), dtype=np.float32)
     np.savez_compressed(path, codebook_0=small, codebook_1=bomb)
     monkeypatch.setattr(tensor_files, "npy_header", lambda stream: pytest.fail("an entry is read"))
-    refused(path, "'codebook_1.npy' expands")
+    refused(path, "it expands")
 
 
 def test_an_npz_that_claims_rows(tmp_path: Path) -> None:
