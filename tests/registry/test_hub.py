@@ -161,6 +161,19 @@ def test_a_pushed_model_is_loaded_by_name(server: FakeHub, model: Path) -> None:
             push(str(model), f"hf://{name}")
 
 
+def test_a_pushed_model_replaces_what_would_be_loaded_with_it(server: FakeHub, model: Path) -> None:
+    first = push(str(model), "hf://org/model")
+    stored = server.files("org/model", first.version)
+    (stored / "special_tokens_map.json").write_text('{"eos_token": "<pad>"}')
+    templates = model / "additional_chat_templates"
+    templates.mkdir()
+    shutil.copy(model / "chat_template.jinja", templates / "tools.jinja")
+    push(str(changed(model)), "hf://org/model")
+    loaded = sidtool.LoadedModel.from_pretrained("org/model")
+    assert loaded.tokenizer.eos_token == "<eos>"
+    assert loaded.tokenizer.chat_template.keys() == {"default", "tools"}
+
+
 def test_a_model_may_be_one_folder_of_a_repository(
     server: FakeHub, model: Path, tmp_path: Path
 ) -> None:

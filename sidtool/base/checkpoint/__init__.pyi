@@ -2,9 +2,11 @@ from .files import ADAPTER as ADAPTER
 from .files import CONFIG as CONFIG
 from .files import EMBEDDED as EMBEDDED
 from .files import INDEX as INDEX
+from .files import LOADED as LOADED
 from .files import MAX_JSON as MAX_JSON
 from .files import MAX_TOKEN_ID as MAX_TOKEN_ID
 from .files import PICKLES as PICKLES
+from .files import TEMPLATES as TEMPLATES
 from .files import WEIGHTS as WEIGHTS
 from .files import StoredWeights as StoredWeights
 from .files import check_file as check_file

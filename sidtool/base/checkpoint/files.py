@@ -39,10 +39,11 @@ _DTYPE_BITS = {
     "F8_E5M2FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U16": 16, "I16": 16, "F16": 16,
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+TEMPLATES = "additional_chat_templates/*.jinja"
 LOADED = (
     *(CONFIG, WEIGHTS, INDEX, TOKENIZER, "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "generation_config.json", "chat_template.jinja"),
-    "additional_chat_templates/*.jinja",
+    TEMPLATES,
 )
 """Patterns of files that libraries read wherever they are there."""
 _SETTINGS = (".json", ".txt", ".model", ".jinja", ".tiktoken")

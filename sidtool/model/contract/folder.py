@@ -12,7 +12,9 @@ from sidtool.base.artifact import describe
 from sidtool.base.checkpoint import (
     CONFIG,
     EMBEDDED,
+    LOADED,
     MAX_JSON,
+    TEMPLATES,
     check_file,
     check_folder,
     model_digests,
@@ -93,7 +95,7 @@ def model_folder(
     # the commit, so that all downloads are of one version
     repository, access = location.partition("@")[0], replace(access, revision=copy.name)
     download_model(repository, access, folder=folder, trust_remote_code=trust_remote_code)
-    parts = [f"{folder}{BUNDLE_COPY}/*", f"{folder}{MEMORY_COPY}/*"]
+    parts = [f"{folder}{name}" for name in (f"{BUNDLE_COPY}/*", f"{MEMORY_COPY}/*", TEMPLATES)]
     download(repository, access, allow=parts)
     _check_signed(location, copy, folder, access)
     return copy / folder
@@ -350,5 +352,5 @@ def push_model(folder: Path, repo_id: str, license: str | None, push: HubPush) -
             files[f"{name}{SIGNATURE}"] = push.signer.sign(name, digests)
     parts = [BUNDLE_COPY, MEMORY_COPY]
     signatures = [f"{name}{SIGNATURE}" for name in (REPOSITORY, *parts)]
-    weights = ["*.safetensors", "*.safetensors.index.json"]
-    return upload(url, files, [*parts, *signatures, *weights], push)
+    loaded = ["*.safetensors", *(pattern.partition("/")[0] for pattern in LOADED)]
+    return upload(url, files, [*parts, *signatures, *loaded], push)
