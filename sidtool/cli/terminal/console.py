@@ -28,6 +28,8 @@ QUIET, NORMAL, VERBOSE = range(3)
 _verbosity = NORMAL
 _warnings: dict[str, bool] = {}
 """Warnings that are printed below the results, and whether they were printed before, too."""
+LONGEST_MESSAGE = 1 << 12
+"""Characters of an error, which may quote a value of a file of any size."""
 MOST_DIGITS = 20
 """Characters of the longest number that a table keeps in one line."""
 _step_warnings: list[str] | None = None
@@ -110,6 +112,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _print_error(message: str, hint: str | None) -> None:
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[:LONGEST_MESSAGE]}…"
     _print_line(message, "error:", "bold red")
     if hint:
         _print_line(hint, "hint:", "bold")

@@ -254,6 +254,14 @@ def test_quiet_leaves_results_warnings_and_errors(
 
 
 @pytest.mark.usefixtures("_normal")
+def test_an_error_that_quotes_a_long_value_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), one_line_errors():
+        raise DataError("x" * 1_000_000, hint="y")
+    error, hint = capsys.readouterr().err.splitlines()
+    assert len(error) < 5000
+    assert (error[-2:], hint) == ("x…", "hint: y")
+
+
 def test_steps_print_a_warning_once_and_record_each(capsys: pytest.CaptureFixture[str]) -> None:
     for texts in (["a", "b"], ["a", "c"]):
         with as_step() as warnings:
