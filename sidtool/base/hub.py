@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 
 from sidtool.base.artifact import MARKERS
@@ -178,8 +179,8 @@ def download_model(
     return download(
         url,
         access,
-        allow=[folder + name for name in names],
-        ignore=[f"{folder}*/*", f"{folder}consolidated*"],
+        allow=[escape(folder) + name for name in names],
+        ignore=[escape(folder) + name for name in ("*/*", "consolidated*")],
         trust_remote_code=trust_remote_code,
     )
 

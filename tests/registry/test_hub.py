@@ -22,6 +22,7 @@ from sidtool.memory.memory import Memory
 from sidtool.registry import open_bundle, open_memory, push
 from sidtool.registry.transfer import broken_parts, check_source, push_to_hub
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.zarr_group import spell_root
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused, tree
 from tests.doc_blocks import blocks, page
@@ -125,6 +126,28 @@ def test_a_repository_may_be_the_bundle_itself(server: FakeHub, tmp_path: Path) 
     assert open_bundle("hf://org/flat").digest == bundle.digest
     with pytest.raises(RefusedError, match=r"is a Zarr group: it has zarr\.json"):
         bundle.push_to_hub("org/flat")
+
+
+def test_the_names_in_a_repository_are_no_patterns(
+    server: FakeHub, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "repo/tuned [1]")
+    server.repositories["org/nested"] = tmp_path / "repo"
+    loaded = sidtool.LoadedModel.from_pretrained("org/nested")
+    loaded.bundle.save(tmp_path / "other/shop [1].zarr")
+    (tmp_path / "other/weights.bin2").write_bytes(b"of another system")
+    root = tmp_path / "other/shop [1].zarr/zarr.json"
+    manifest = loaded.bundle.manifest
+    server.repositories["org/other"] = tmp_path / "other"
+    assert Bundle.from_pretrained("org/other").digest == manifest.digest
+    shutil.move(root.parent, tmp_path / "flat")
+    objects = {**Bundle.open(tmp_path / "flat").manifest.objects, "*": "0" * 64}
+    (tmp_path / "flat/zarr.json").write_bytes(spell_root(manifest.to_json() | {"objects": objects}))
+    (tmp_path / "flat/weights.bin2").write_bytes(b"of another system")
+    server.repositories["org/flat"] = tmp_path / "flat"
+    with pytest.raises(IntegrityError, match=r"\*: missing"):
+        Bundle.from_pretrained("org/flat")
+    assert "weights.bin2" not in server.downloads
 
 
 def test_a_pushed_memory_is_loaded_by_name(server: FakeHub) -> None:

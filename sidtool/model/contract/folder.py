@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 
 from sidtool.base.artifact import describe
@@ -95,8 +96,8 @@ def model_folder(
     # the commit, so that all downloads are of one version
     repository, access = location.partition("@")[0], replace(access, revision=copy.name)
     download_model(repository, access, folder=folder, trust_remote_code=trust_remote_code)
-    parts = [f"{folder}{name}" for name in (f"{BUNDLE_COPY}/*", f"{MEMORY_COPY}/*", TEMPLATES)]
-    download(repository, access, allow=parts)
+    parts = (f"{BUNDLE_COPY}/*", f"{MEMORY_COPY}/*", TEMPLATES)
+    download(repository, access, allow=[escape(folder) + name for name in parts])
     _check_signed(location, copy, folder, access)
     return copy / folder
 

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -202,7 +203,8 @@ def download_group(
         objects = read_root(Storage(copy / folder), kind_by_folder[folder])["objects"]
         # the commit, so that both downloads are of one version
         at_commit = replace(access, revision=copy.name)
-        hub.download(source.partition("@")[0], at_commit, allow=[folder + name for name in objects])
+        allow = [escape(folder + name) for name in objects]
+        hub.download(source.partition("@")[0], at_commit, allow=allow)
     return copy / folder
 
 
