@@ -136,10 +136,10 @@ class TrainingRun(Run):
         )
 
     def other_inputs(self) -> dict[str, Any]:
-        """The teachers."""
+        """The teachers, wherever they are."""
         if not self.teachers:
             return {}
-        return {"teachers": [dataclasses.asdict(teacher) for teacher in self.teachers]}
+        return {"teachers": [[teacher.weights, teacher.files] for teacher in self.teachers]}
 
     def resumable(self, processes: int) -> dict[str, Any]:
         """As the parent class, but of what says how a step is divided among `processes`, their

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,11 +141,16 @@ def test_a_memory_teaches(tmp_path: Path, bundle: Bundle, split: Split, short_tr
     for other in (alone, twice):
         with pytest.raises(UsageError, match="different teachers"):
             short_train("pupil", **other, **steps)
-    alone_given = {**taught, "teachers": teachers[0]}
+    # the run continues where its folders were moved
+    shutil.move(tmp_path / "memory.zarr", tmp_path / "moved.zarr")
+    alone_given = {**taught, "teachers": tmp_path / "moved.zarr"}
     assert short_train("pupil", **alone_given, **steps).resumed_from == "checkpoint-2"
     short_train("alone", **alone)
     (teacher,) = read_contract(tmp_path / "pupil").params.teachers
     assert teacher.weights == {"memory": memory.digest}
+    assert teacher.path == str(tmp_path / "moved.zarr")
+    teachers = [tmp_path / "moved.zarr"]
+    taught["teachers"] = teachers
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("pupil", "alone")]
     assert weights[0] != weights[1]
     with pytest.raises(UsageError, match="the loss is over level"):
