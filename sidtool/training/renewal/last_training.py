@@ -164,6 +164,8 @@ def _with_length(params: TrainParams, share: float) -> TrainParams:
     else:
         epochs = sft_fields.get("num_train_epochs", DEFAULTS["num_train_epochs"])
         sft_fields["num_train_epochs"] = epochs * share
+    if "eval_delay" in sft_fields:  # in epochs or steps
+        sft_fields["eval_delay"] *= share
     sft_fields |= _shortened_steps(sft_fields, share)
     return replace(params, options=options, sft_fields=sft_fields)
 

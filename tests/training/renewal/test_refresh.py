@@ -595,6 +595,8 @@ def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
         # validations are due at every `logging_steps`, and checkpoints at every 500 steps
         ({"max_steps": 440, "eval_strategy": "steps", "save_steps": 100}, "eval_steps", 10),
         ({"max_steps": 440, "eval_strategy": "steps", "eval_steps": 125}, "save_steps", 100),
+        # or a short training would have no validation
+        ({"num_train_epochs": 4, "eval_delay": 2}, "eval_delay", 0.4),
         ({"token_budget": 1000}, "token_budget", 200),
         ({"token_budget": 1000, "stop_step": 44}, "max_steps", 9),
         ({"num_train_epochs": 4, "stop_step": 44}, "max_steps", 9),
