@@ -146,6 +146,8 @@ COMMON_DECIDED: dict[str, str] = {
     "per_device_eval_batch_size": "validation runs in batches that fit",
     "trust_remote_code": "--trust-remote-code",
     "remove_unused_columns": "examples are prepared by sidtool",
+    "push_to_hub": "sidtool push publishes a trained model; training has no network",
+    "hub_token": "sidtool push reads HF_TOKEN; a model records its settings",
 }
 """Fields of every trainer that sidtool decides, and what to do instead of setting them."""
 

@@ -77,6 +77,8 @@ def test_stages_name_their_examples(tmp_path: Path) -> None:
         ("per_device_eval_batch_size=4", "cannot be set"),
         ("trust_remote_code=true", "cannot be set"),
         ("shuffle_dataset=true", "cannot be set"),
+        ("push_to_hub=true", "cannot be set"),
+        ("hub_token=hf_secret", "cannot be set"),
         ("softmax_over=nothing", "softmax_over must be one of"),
         ("metric_for_best_model=mrr@5", "must be hr@K"),
         ("metric_for_best_model=ndcg@010", "must be hr@K"),
