@@ -17,6 +17,8 @@ from sidtool.data.split.pairs import packed_sequences
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes import measure
 from sidtool.tokenizer.codes.report import CollisionCounts, LevelUse
+from sidtool.tokenizer.quantize.fusion import COLLABORATIVE
+from sidtool.tokenizer.quantize.mlp import has
 from sidtool.tokenizer.sid import Codes
 
 Figures = Sequence[float | None]
@@ -112,7 +114,8 @@ class BundleFigures(JsonRecord):
     seconds: float | None
     """Duration of the build without embedding."""
     residual_variance: float | None
-    """Of the final codes: on the evidence's vectors if their width fits, else as built."""
+    """Of the final codes: on the evidence's vectors if their width fits and no co-occurrence was
+    fused, else as built."""
     purity_by_chance: float | None
     levels: tuple[LevelFigures, ...]
 
@@ -203,7 +206,13 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigu
     report = bundle.manifest.codebook_report
     vectors, codebook = evidence.vectors, bundle.codebook
     variance = report.residual_variance_assigned if report else None
-    if vectors is not None and codebook is not None and codebook.dim == vectors.shape[1]:
+    if (
+        vectors is not None
+        and codebook is not None
+        and codebook.dim == vectors.shape[1]
+        # codes of fused co-occurrence do not approximate the vectors alone
+        and not has(codebook.encoder, COLLABORATIVE)
+    ):
         variance = measure.residual_variance(vectors, codebook, codes)[-1]
     purity: Figures = [None] * (len(sizes) + 1)
     if evidence.labels is not None:

@@ -30,6 +30,7 @@ from sidtool.tokenizer.make.compare import (
     describe,
     prefix_purity,
 )
+from sidtool.tokenizer.quantize.fusion import add_collaborative, fuse_sources
 from sidtool.tokenizer.sid import Codes
 from tests.bundles import small_bundle
 
@@ -110,6 +111,20 @@ def test_vectors_of_another_width_do_not_replace_the_report_of_the_build() -> No
     bundle = built()
     figures = describe(bundle, Evidence(common_ids([bundle]), vectors()[:, :4]))
     assert figures.residual_variance == bundle.manifest.report["residual_variance_assigned"]
+
+
+def test_vectors_without_the_fused_co_occurrence_do_not_replace_the_report_of_the_build() -> None:
+    observed = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
+    events = np.full(N, 10)
+    sources = fuse_sources([vectors()])
+    fusion, arrays, fused = add_collaborative(sources, vectors(), observed, events, share=0.5)
+    ids = [f"i{row:02d}" for row in range(N)]
+    plain = Bundle.from_vectors(ids, fused, levels=(4, 4, 8))
+    codebook = plain.codebook.with_fusion(fusion, arrays)
+    report = plain.manifest.report
+    bundle = Bundle.of(plain.items, codebook, "reassign", name="fused", report=report)
+    figures = describe(bundle, Evidence(common_ids([bundle]), vectors()))
+    assert figures.residual_variance == report["residual_variance_assigned"]
 
 
 def test_bundles_of_different_items_cannot_be_compared() -> None:
