@@ -129,7 +129,7 @@ def _permutations(
     first = new.params.first_code  # codes below it are placeholders
     names: list[Permutation] = []
     agrees = np.ones(len(old_codes), dtype=np.bool_)
-    for level, (old_level, new_level) in enumerate(zip(old.levels, new.levels, strict=True)):
+    for level, (old_level, new_level) in enumerate(zip(old.centroids, new.centroids, strict=True)):
         old_code = old_codes[:, level]
         new_code = new_codes[:, level]
         counts = np.zeros((len(new_level), len(old_level)), dtype=np.int64)

@@ -131,8 +131,8 @@ def _first_difference(old: Codes, new: Codes) -> NDArray[np.int64]:
 
 
 def _drift(old: Bundle, new: Bundle) -> tuple[float | None, ...]:
-    old_levels = old.codebook.levels if old.codebook else ()
-    new_levels = new.codebook.levels if new.codebook else ()
+    old_levels = old.codebook.centroids if old.codebook else ()
+    new_levels = new.codebook.centroids if new.codebook else ()
     drift: list[float | None] = []
     for level, centroids in enumerate(old_levels):
         if level >= len(new_levels) or new_levels[level].shape != centroids.shape:

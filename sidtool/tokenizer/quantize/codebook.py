@@ -264,7 +264,16 @@ class Codebook:
     def latent_vectors(self, codes: Codes) -> Vectors:
         """As `decode`, without the columns behind those of the vectors, which have the prices of
         `balanced` levels."""
-        return self.decode(codes)[:, : check_network(self.encoder, "in", self._fitted_dim)]
+        return self.decode(codes)[:, : self._latent_width]
+
+    @property
+    def centroids(self) -> tuple[Vectors, ...]:
+        """The levels without these columns: where the centroids are."""
+        return tuple(level[:, : self._latent_width] for level in self.levels)
+
+    @property
+    def _latent_width(self) -> int:
+        return check_network(self.encoder, "in", self._fitted_dim)
 
 
 def _check(vectors: Vectors, dim: int) -> None:

@@ -73,6 +73,28 @@ def test_drift_is_the_mean_distance_relative_to_the_norm() -> None:
     assert diff(old, small_bundle(codebook=False)).drift == (None,) * 3
 
 
+def test_prices_of_balanced_levels_are_no_place_of_a_centroid() -> None:
+    old = small_bundle(3)  # most codes have no item
+    priced, order = [], np.random.default_rng(0)
+    names = [order.permutation(size) for size in old.space.sizes]
+    for level, name in zip(old.codebook.levels, names, strict=True):
+        prices = order.uniform(size=(len(level), 3)).astype(np.float32)
+        priced.append(np.hstack([level, prices])[name])
+    params = replace(old.codebook.params, dim=8)
+    codebook = replace(old.codebook, levels=tuple(priced), params=params)
+    codes = np.stack(
+        [np.argsort(name)[column] for name, column in zip(names, old.items.codes.T, strict=True)],
+        axis=1,
+    ).astype(np.uint16)
+    balanced = Bundle.of(
+        ItemMap.of(old.space, list(old.items.ids), codes, list(old.items.titles)),
+        codebook,
+        "reassign",
+        name="balanced",
+    )
+    assert diff(old, align(balanced, old)).drift == (0.0, 0.0, 0.0)
+
+
 def test_the_manifests_are_compared_key_by_key() -> None:
     old = small_bundle()
     codebook = replace(old.codebook, params=QuantizerParams(fit={"seed": 7}))
