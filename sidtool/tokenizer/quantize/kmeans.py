@@ -67,7 +67,7 @@ def training_rows(
     rows = source.take(drawn)
     distinct: set[bytes] = set()
     for row in rows:
-        distinct.add(row.tobytes())
+        distinct.add((row + 0).tobytes())  # -0.0 becomes 0.0
         if len(distinct) >= max(sizes):
             break
     else:

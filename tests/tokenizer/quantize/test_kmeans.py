@@ -131,6 +131,9 @@ def test_fewer_distinct_vectors_than_codes_is_refused():
     vectors = np.repeat(vectors_of(0, 7, 4), 10, axis=0)
     with pytest.raises(DataError, match=r"70 items have 7 distinct vectors, .* has 8 codes"):
         fit(vectors, (4, 8))
+    zeros = np.where(vectors > 0, np.float32(0), np.float32(-0.0))
+    with pytest.raises(DataError, match="70 items have 1 distinct vectors"):
+        fit(zeros, (4, 2))
 
 
 def test_values_that_are_not_finite_are_refused():
