@@ -25,7 +25,7 @@ from sidtool.data.split.pairs import Cooccurrence, count_cooccurrence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import now
-from sidtool.tokenizer.codes.assign import check_levels
+from sidtool.tokenizer.codes.assign import HEADROOM, check_levels
 from sidtool.tokenizer.codes.make import fit_once, make_codes
 from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
@@ -88,7 +88,8 @@ class BuildOptions:
         object.__setattr__(self, "method_options", plain(dict(self.method_options)))
         check_method(self.method, self.method_options)
         if self.sizes is not None:
-            self.space(self.sizes)
+            appended = (HEADROOM,) if self.collisions == "append" else ()  # or more codes
+            self.space((*self.sizes, *appended))
 
     def sizes_for(self, n_items: int) -> tuple[int, ...]:
         """The sizes for so many items: those that were given, or by `Levels.for_items`."""

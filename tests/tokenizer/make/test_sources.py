@@ -262,6 +262,7 @@ def test_a_level_with_nearly_all_items_in_one_code_is_a_warning():
         ({"collisions": "drop"}, "collisions must be one of reassign, append, allow, not 'drop'"),
         ({"spelling": "x"}, "spelling must be one of openonerec, minionerec, not 'x'"),
         ({"method": "x"}, "method must be one of rq-kmeans, "),
+        ({"sizes": (2,) * 26, "collisions": "append"}, "has 1 to 26 levels, not 27"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(choice, message):
