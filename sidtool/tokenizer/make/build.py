@@ -42,7 +42,7 @@ from sidtool.tokenizer.quantize.fusion import (
     ppmi,
     source_shares,
 )
-from sidtool.tokenizer.quantize.methods import Method, check_method, fit
+from sidtool.tokenizer.quantize.methods import METHODS, Method, check_method, fit
 from sidtool.tokenizer.quantize.mlp import Arrays
 from sidtool.tokenizer.sid import Levels, SidSpace, Spelling, read_sizes
 
@@ -118,7 +118,8 @@ def build_codebook(
     **given: Any,
 ) -> Bundle:
     """Build a codebook and the item map of a catalog, and write them to `out` as one bundle. The
-    options and those of `catalog` may also be given as keywords, like `levels="256x256x256"`.
+    options, with those of method and fusion, and those of `catalog` may also be given as keywords,
+    like `levels="256x256x256"` or `balanced=True`.
 
     `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
     `encoder`, settings or a model's name; or `embeddings` are their vectors (`open_vectors`), one
@@ -143,7 +144,7 @@ def build_codebook(
     if isinstance(encoder, str):
         encoder = Encoder(encoder)
     catalog = take_options(TextNames, catalog, given)
-    options = options_from(BuildOptions, options, given)
+    options = options_from(BuildOptions, options, _as_fields(given))
     progress = progress or {}
     with locked(out) as work:
         refuse_existing(out, force)
@@ -185,6 +186,16 @@ def build_codebook(
         publish(finished, out)
         remove(work)
     return Bundle.open(out)
+
+
+def _as_fields(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of a build, with those of methods and of the fusion in the fields that hold them."""
+    names = {name for quantizer in METHODS.values() for name in quantizer.options}
+    method_options = {name: keywords.pop(name) for name in names & keywords.keys()}
+    fusion = take_options(FusionOptions, keywords.get("fusion"), keywords)
+    if method_options:
+        keywords["method_options"] = {**keywords.get("method_options", {}), **method_options}
+    return keywords if fusion is None else {**keywords, "fusion": fusion}
 
 
 def plan_build(

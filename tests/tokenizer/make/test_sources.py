@@ -171,6 +171,25 @@ def test_options_of_co_occurrence_need_events(tmp_path: Path) -> None:
         build_codebook(listed(IDS), tmp_path / "x.zarr", **options)
 
 
+def test_options_of_method_and_fusion_are_keywords(tmp_path: Path) -> None:
+    data = {"embeddings": mixture(0, N, 10), "levels": "8x8x4"}
+    split = split_of(tmp_path, EVENTS)
+    fused = {"interactions": split, "collaborative_dim": 6, "balanced": False}
+    bundle = build_codebook(listed(IDS), tmp_path / "x.zarr", **data, **fused)
+    params = bundle.require_codebook().params
+    assert params.fit["balanced"] is False
+    assert params.fusion is not None
+    assert params.fusion.collaborative is not None
+    assert params.fusion.collaborative.dim == 6
+    for keywords, message in (
+        ({"fusion": FusionOptions(), "collaborative_dim": 6}, "are both given"),
+        ({"method": "pq", "balanced": True}, "method pq has no option 'balanced'"),
+        ({"options": BuildOptions(), "normalize": True}, "are both given"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            build_codebook(listed(IDS), tmp_path / "y.zarr", **{**data, **keywords})
+
+
 @pytest.mark.parametrize(
     ("levels", "error", "message"),
     [
