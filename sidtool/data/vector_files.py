@@ -72,7 +72,9 @@ def open_vectors(
         stored_ids = read_ids()
     limit = rows_within(stored, memory_limit)
     if ids is not None and stored_ids is None and not by_row:
-        hint = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
+        hint = "store a group of `vectors` and `ids`"
+        if path.suffix.lower() == ".npy":
+            hint = "write the ids of its rows to a file NAME.ids.txt beside it, one per line"
         if by_row is not None:
             hint += ", or --by-row if row i is that of item i of the catalog"
         raise DataError(f"{path} has no item ids", hint=hint)

@@ -73,6 +73,7 @@ def test_matrices_without_ids_are_read_by_row_only_if_that_is_meant(tmp_path: Pa
             with pytest.raises(DataError, match="has no item ids") as caught:
                 read_vectors(tmp_path / name, IDS, by_row=by_row)
             assert ("--by-row" in str(caught.value.shell_hint)) == (by_row is False)
+            assert ("NAME.ids.txt" in str(caught.value.hint)) == (name == "x.npy")  # no .zarr's
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
