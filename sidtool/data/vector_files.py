@@ -315,6 +315,8 @@ class _ParquetColumn:
         """A pyarrow array of n lists -> (n, dim)."""
         import pyarrow.compute as pc
 
+        if column.null_count:
+            raise DataError(f"{self._path}: the column {self._name!r} lacks vectors: drop the rows")
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()
         all_lengths = [self._dim, *lengths] if self._dim else lengths  # of earlier blocks, too
         if not lengths or not all(lengths) or len(set(all_lengths)) > 1:

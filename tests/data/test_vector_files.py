@@ -106,6 +106,7 @@ NO_VECTORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "npz.npy": (lambda path: np.savez(path.open("wb"), a=STORED), "cannot be read"),
     "x.parquet": (parquet(asin=["a"], x=[1]), "no column of vectors"),
     "ragged.parquet": (parquet(asin=["a", "b"], vector=[[1.0], [1.0, 2.0]]), "different lengths"),
+    "null.parquet": (parquet(asin=["a", "b"], vector=[[1.0], None]), "'vector' lacks vectors"),
     "text.parquet": (parquet(asin=["a"], vector=["1 2"]), "'vector' is of type string, not of vec"),
     "unnamed.parquet": (parquet(asin=["a", ""], vector=[[1.0], [2.0]]), "an item id is empty"),
     "x.txt": (Path.touch, "the name does not end in a known suffix"),
