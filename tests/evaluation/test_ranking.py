@@ -19,7 +19,8 @@ K = 30
 
 def groups(bundle: Bundle, leaves: Any, banned: set[str]) -> list[list[str]]:
     """The item ids of each leaf, banned ones left out."""
-    rows = (bundle.trie().leaf_rows(leaf) for leaf in leaves if leaf >= 0)
+    trie = bundle.trie()
+    rows = (trie.item_rows(trie.leaf_positions(leaf)) for leaf in leaves if leaf >= 0)
     named = [[bundle.items.ids[row] for row in group] for group in rows]
     return [[item for item in group if item not in banned] for group in named]
 

@@ -134,10 +134,6 @@ class Trie:
             first, stop = self.leaf_start[leaf : leaf + 2].tolist()
         return SidPositions(np.arange(first, stop, dtype=np.int64))
 
-    def leaf_rows(self, leaf: int) -> ItemRows:
-        """The bundle's rows of the items with one SID, ascending."""
-        return self.item_rows(self.leaf_positions(leaf))
-
     def item_rows(self, positions: SidPositions) -> ItemRows:
         """The bundle's rows of items by their position in SID order, in the same shape."""
         return ItemRows(positions if self.rows is None else self.rows[positions])

@@ -19,7 +19,11 @@ rows_of_bundle = rows.map(lambda rows: np.array(rows, dtype=np.int64))
 
 def eligible(trie: Trie, allow: Any, deny: Any) -> set[int]:
     """The row ids that a filter allows, by definition."""
-    rows = {int(row) for leaf in range(trie.n_leaves) for row in trie.leaf_rows(leaf)}
+    rows = {
+        int(row)
+        for leaf in range(trie.n_leaves)
+        for row in trie.item_rows(trie.leaf_positions(leaf))
+    }
     return (rows if allow is None else rows & set(allow.tolist())) - set(deny.tolist())
 
 
@@ -54,7 +58,7 @@ def test_the_items_below_a_node_that_pass_are_counted(trie: Trie, lists: Any) ->
             below = dict.fromkeys(prefixes, 0)
             for leaf in range(trie.n_leaves):
                 prefix = tuple(codes[leaf, : level + 1].tolist())
-                below[prefix] += len(good & set(trie.leaf_rows(leaf).tolist()))
+                below[prefix] += len(good & set(trie.item_rows(trie.leaf_positions(leaf)).tolist()))
             assert list(below.values()) == result
     for (allow, deny), one in zip(lists, filters, strict=True):
         positions = np.arange(trie.n_items)
@@ -79,7 +83,9 @@ def test_filtered_beams_are_full_and_have_no_excluded_item(trie: Trie, lists: An
     result = beam_search(model, prompts, trie, tokens, num_beams=2, k=k, filters=filters)
     for (allow, deny), one in zip(lists, result, strict=True):
         good = eligible(trie, allow, deny)
-        rows = [set(trie.leaf_rows(leaf).tolist()) for leaf in range(trie.n_leaves)]
+        rows = [
+            set(trie.item_rows(trie.leaf_positions(leaf)).tolist()) for leaf in range(trie.n_leaves)
+        ]
         leaves = [leaf for leaf in range(trie.n_leaves) if good & rows[leaf]]
         assert len(one.leaves) == min(k, len(leaves))
         assert set(one.leaves.tolist()) <= set(leaves)

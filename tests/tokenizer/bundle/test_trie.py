@@ -43,7 +43,7 @@ def test_children_agree_with_a_dictionary(case: Any, chunk: int) -> None:
     assert [tuple(row) for row in trie.leaf_codes(np.arange(len(leaves))).tolist()] == leaves
     for leaf, sid in enumerate(leaves):
         expected = [row for row, codes_ in enumerate(rows) if codes_ == sid]
-        assert trie.leaf_rows(leaf).tolist() == expected
+        assert trie.item_rows(trie.leaf_positions(leaf)).tolist() == expected
     assert (trie.leaf_start is None) == (len(leaves) == len(rows))
     assert trie.leaves(np.arange(len(rows))).tolist() == [leaves.index(row) for row in rows]
     counts = trie.items_per_leaf(np.arange(-1, len(leaves))).tolist()
@@ -64,7 +64,7 @@ def test_row_ids_of_the_bundle_are_returned(case: Any, is_whole: bool, data: st.
     assert active[positions].tolist() == expected
     for position in positions:
         (leaf,) = trie.leaves(np.array([position]))
-        assert active[position] in trie.leaf_rows(int(leaf))
+        assert active[position] in trie.item_rows(trie.leaf_positions(int(leaf)))
 
 
 @pytest.mark.parametrize(
