@@ -177,7 +177,7 @@ def encode(
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
     if inputs.catalog is not None:
         if texts or inputs.embeddings or inputs.out is None:
-            raise UsageError("--items takes the place of texts, and needs -o FOLDER")
+            raise UsageError("--items replaces texts and --embeddings, and needs -o FOLDER")
         place = tables.as_url(inputs.out)
         with progress("encode") as reports:
             report = cluster.encode_folder(

@@ -72,6 +72,7 @@ CASES = [
     ("encode none.zarr x", 1, "hint: a bundle is"),
     ("encode shop.zarr text -o OUT", 2, "require --items"),
     ("encode shop.zarr --items items.jsonl", 2, "needs -o FOLDER"),
+    ("encode shop.zarr --items i.parquet --embeddings v.npy -o x", 2, "replaces texts and --emb"),
     ("encode shop.zarr text --embeddings vectors.npy", 2, "--embeddings replace texts"),
     ("encode shop.zarr --encoder x --embeddings vectors.npy", 2, "--embeddings replace texts"),
     ("MAP --embeddings v.npy", 2, "--embeddings requires --codebook"),
