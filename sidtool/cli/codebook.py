@@ -41,7 +41,7 @@ class VectorInputs:
         panel="Quantizer",
         metavar="SIZE",
     )
-    """Memory for vectors, like 4GiB, in each worker. Codes and their order need about 60 bytes per
+    """Memory for vectors, like 4GiB, in each worker. Codes and their order need about 50 bytes per
     item on top; ids and titles of --embeddings are in files beside the output."""
 
     def check_workers(self, workers: WorkerOptions) -> None:

@@ -78,7 +78,8 @@ class RequestSource:
     all_users: bool = option(False)
     """Recommend for every user of --events."""
     query: str | None = option(None)
-    """Text to find items for; needs a model trained on query-to-sid or title-to-sid."""
+    """Text to find items for; needs a model trained on query-to-sid, title-to-sid or
+    description-to-sid."""
     fields: str | None = option(None, metavar="JSON")
     """Fields that the model's prompt shows, like {"user": {"age": 24}, "time": 880000000}: of
     --history, or of every request that does not have its own."""

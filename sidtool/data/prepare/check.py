@@ -49,7 +49,7 @@ MEANINGS = {
     "unordered": "events that are earlier than a row above of the same user; they are sorted",
     "tied_time": "events of a user at the time of a row above; the order of the rows counts",
     "duplicate_event": "events that repeat user, item and time of an earlier row",
-    "single_event_user": "users with one event, of whom nothing can be predicted",
+    "single_event_user": "users with one event, which has no history before it",
     "nothing_to_evaluate": "no user has three events, the fewest that leave-one-out evaluates",
     "item_without_events": "items without events",
 }
