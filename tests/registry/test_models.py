@@ -261,7 +261,7 @@ def test_contracts_that_lead_elsewhere_are_refused(model: Path, tmp_path: Path) 
     files = dict(read_contract(model).files)
     for name in ("../weights", "/etc/passwd", "a//b"):
         rewrite(model, files={**files, name: "00" * 32})
-        with pytest.raises(IntegrityError, match="outside of the bundle"):
+        with pytest.raises(IntegrityError, match="outside of the folder"):
             push(str(model), str(tmp_path / "shop"))
     rewrite(model, files={**files, "model.safetensors": "short"})
     with pytest.raises(IntegrityError, match="not a SHA-256"):

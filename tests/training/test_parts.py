@@ -140,7 +140,7 @@ def test_parts_lie_in_their_folder(tmp_path: Path, models: Make, examples: Make)
     (folder / "part-0000000" / "mixed.jsonl").rename(tmp_path / "outside.jsonl")
     files = {"../outside.jsonl": file_digest(tmp_path / "outside.jsonl")}
     reseal(folder / "_lineage.json", {"files": files, "parts": [{"../outside.jsonl": 1}]})
-    with pytest.raises(IntegrityError, match=r"outside of the bundle: '\.\./outside\.jsonl'"):
+    with pytest.raises(IntegrityError, match=r"outside of the folder: '\.\./outside\.jsonl'"):
         train(models("gpt2"), folder, tmp_path / "out", **FAST)
 
 

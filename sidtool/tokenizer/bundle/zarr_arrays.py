@@ -351,13 +351,11 @@ def _unreadable(name: str, reason: str) -> IntegrityError:
 
 
 def check_names(names: Collection[str]) -> None:
-    """Raise IntegrityError for an object name that could lead outside of the bundle, ValueError for
-    one that no folder can hold beside the others."""
+    """Raise IntegrityError for a name that could lead outside of the folder of a bundle, a model or
+    training examples, ValueError for one that no folder can hold beside the others."""
     for name in names:
         if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
-            raise IntegrityError(
-                f"the manifest names an object outside of the bundle: {name!r:.80}"
-            )
+            raise IntegrityError(f"a file is listed that is outside of the folder: {name!r:.80}")
     # what is in a folder comes directly behind it, since no name has a NUL
     ordered = sorted(name.replace("/", "\0") for name in names)
     for name, next_name in pairwise(ordered):

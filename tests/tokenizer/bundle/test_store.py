@@ -200,10 +200,10 @@ def test_an_object_named_outside_of_the_bundle_is_refused(tmp_path: Path, name: 
     manifest["objects"] = {**manifest["objects"], name: "0" * 64}
     # signed as the format asks: only the name is wrong
     (folder / zarr_group.ROOT).write_bytes(zarr_group.spell_root(manifest))
-    with pytest.raises(IntegrityError, match="outside of the bundle"):
+    with pytest.raises(IntegrityError, match="outside of the folder"):
         Bundle.open(folder)
-    assert "outside of the bundle" in verify(folder)[0][1]
-    with pytest.raises(IntegrityError, match="outside of the bundle"):
+    assert "outside of the folder" in verify(folder)[0][1]
+    with pytest.raises(IntegrityError, match="outside of the folder"):
         push(str(folder), str(tmp_path / "registry" / "shop"))
     assert not (tmp_path / "registry").exists()
 
