@@ -8,11 +8,12 @@ RUN is a model, `pretrained` (SmolLM2-135M) or `scratch` (its shape, untrained),
 to title, title to SID, SID to title). Or it is `small`, the model of `--recipe`.
 
 First every one of `--settings` trains for `--tokens` (stage and learning rate); the one with the
-best NDCG@10 on `--valid-users` validation users goes on. Then the tokens double from point to point
-of the curve, and each point is measured: recommendations to the same test users, and titles that
-training did not show (every tenth item's). A killed run continues with the same command. WORK has a
-folder for each data set; `--collect` adds all its points to the results file, with paired
-differences between the two mixes where both have a point. Points of other machines stay, and each
+best NDCG@10 on `--valid-users` validation users goes on. `--points 0` ends here. Then the tokens
+double from point to point of the curve, and each point is measured: recommendations to the same
+test users, and titles that training did not show (every tenth item's). A killed run continues with
+the same command. WORK has a folder for each data set; `--collect` adds all its searches and points
+to the results file, with paired differences between the two mixes where both have a point. Where
+several settings have points, the longest curve counts. Points of other machines stay, and each
 names its own."""
 
 import argparse
@@ -64,6 +65,8 @@ SETTINGS: dict[str, Sequence[dict[str, Any]]] = {
 }
 """The stages of the search. A first of two stages takes a sixth of the first point's tokens; later
 points have the last stage alone."""
+SEARCH = "search.json"
+"""In the folder of a run: the validation score of each setting."""
 EMBEDDINGS_SHARE = 6
 HIDDEN = 10
 """One item in so many has no title in the training examples."""
@@ -167,8 +170,8 @@ class Curve:
         """The configuration of a point's training."""
         fields: dict[str, Any] = yaml.safe_load((CONFIGS / "train.yaml").read_text("utf-8"))
         stages = SETTINGS[setting] if point == 1 else SETTINGS[setting][-1:]
-        budget = budgets(self.tokens, self.points)[point - 1]
-        budget -= budgets(self.tokens, self.points)[point - 2] if point > 1 else 0
+        budget = tokens_until(point, self.tokens)
+        budget -= tokens_until(point - 1, self.tokens) if point > 1 else 0
         first = budget // EMBEDDINGS_SHARE if len(stages) > 1 else 0
         tokens = (first, budget - first)[-len(stages) :]
         # another order of the examples at each point
@@ -191,6 +194,9 @@ class Curve:
             out = self.folder(setting, 1) / "valid.json"
             options = ("--on", "valid", "--limit", self.valid_users)
             scores[setting] = self.evaluate(model, out, *options)["metrics"]["ndcg@10"]
+        found = {"tokens": self.tokens, "valid_users": self.valid_users, "ndcg@10": scores}
+        path = self.folder(self.settings[0], 1).parents[1] / SEARCH
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
         return max(scores, key=lambda setting: scores[setting])
 
     def measure(self, setting: str, point: int) -> None:
@@ -208,7 +214,7 @@ class Curve:
         meta = {
             "setting": setting,
             "searched": list(self.settings),
-            "tokens": budgets(self.tokens, self.points)[point - 1],
+            "tokens": tokens_until(point, self.tokens),
             "recommendation_share": recommendation_share(self.examples(mix)),
             "seconds": self.recipe.steps.seconds(folder.relative_to(self.work).as_posix()),
             "hidden_items": len(self.hidden.read_text("utf-8").splitlines()),
@@ -247,9 +253,9 @@ def trained_model(folder: Path) -> Path:
     return merged if merged.exists() else folder / "model"
 
 
-def budgets(tokens: int, points: int) -> list[int]:
-    """Training tokens up to each point."""
-    return [tokens * 2**number for number in range(points)]
+def tokens_until(point: int, first: int) -> int:
+    """Training tokens up to a point, from 1."""
+    return int(first * 2 ** (point - 1))
 
 
 def recommendation_share(examples: Path) -> float:
@@ -268,13 +274,23 @@ def collect(work: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     for folder in sorted({path.parent for path in work.glob("*/runs")}):
         runs = sets.setdefault(folder.name, {})
         for name, run in _runs(folder / "runs"):
-            if "points" not in run:
-                runs[name] = run
-                continue
-            by_tokens = {point["tokens"]: point for point in runs.get(name, {}).get("points", ())}
-            by_tokens |= {point["tokens"]: point | {"measured_on": here} for point in run["points"]}
-            runs[name] = {"points": [by_tokens[tokens] for tokens in sorted(by_tokens)]}
+            if "points" in run:
+                before = runs.get(name, {})
+                new = [point | {"measured_on": here} for point in run["points"]]
+                run = before | run | {"points": merge_points(before.get("points", ()), new)}
+            runs[name] = run
     return {"data": sets, **here}
+
+
+Points = Sequence[Mapping[str, Any]]
+
+
+def merge_points(recorded: Points, new: Points) -> list[Mapping[str, Any]]:
+    """A curve of one setting, in the order of tokens; a new point replaces a recorded one."""
+    setting = new[0]["setting"]
+    by_tokens = {point["tokens"]: point for point in recorded if point["setting"] == setting}
+    by_tokens |= {point["tokens"]: point for point in new}
+    return [by_tokens[tokens] for tokens in sorted(by_tokens)]
 
 
 def _all_points(sets: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
@@ -291,9 +307,12 @@ def _runs(folder: Path) -> Iterator[tuple[str, Any]]:
             baselines = evaluation.pop("baselines")
             yield run.name, evaluation
             yield "baselines", {name: {"metrics": of} for name, of in baselines.items()}
-        points = [_point(path.parent) for path in sorted(run.glob("*/point-*/point.json"))]
+        curves = [sorted(setting.glob("point-*/point.json")) for setting in sorted(run.iterdir())]
+        points = [_point(path.parent) for path in max(curves, key=len, default=[])]
         if points:
-            yield run.name, {"points": points}
+            search = run / SEARCH
+            found = {"search": json.loads(search.read_text("utf-8"))} if search.exists() else {}
+            yield run.name, {"points": points, **found}
 
 
 def _point(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def test_both_mixes_have_points_and_a_paired_difference(
         script("alignment", data, name, "-o", work, *options, *sizes, *names, *further)
         return list(commands)
 
-    assert run("pretrained-mix", "--points", 1).count("train") == 4  # the search
+    assert run("pretrained-mix", "--points", 0).count("train") == 4  # the search
+    assert run("pretrained-mix", "--points", 1).count("train") == 0
     made = run("pretrained-mix", "--points", 2)  # goes on from there
     assert made.count("train") == 1
     assert made.count("evaluate-task") == 1
@@ -36,6 +37,9 @@ def test_both_mixes_have_points_and_a_paired_difference(
     names = {"pretrained-mix-0", "pretrained-sids-0", "scratch-sids-0", "small-0", "baselines"}
     assert set(runs) == names
     first, second = runs["pretrained-mix-0"]["points"]
+    search = runs["pretrained-mix-0"]["search"]
+    assert (search["tokens"], search["valid_users"]) == (600, 4)
+    assert max(search["ndcg@10"].values()) == search["ndcg@10"][first["setting"]]
     (sids,) = runs["pretrained-sids-0"]["points"]
     assert (first["tokens"], second["tokens"]) == (600, 1200)
     assert first["n"] == sids["n"] == 6
