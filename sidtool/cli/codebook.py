@@ -127,7 +127,7 @@ def build_codebook(
     }
     refuse_existing(out, writing.force, BUNDLE)  # before workers start
     if writing.dry_run:
-        read = tokenizer.plan_build(items, build, **build_inputs)
+        read, _, _ = tokenizer.open_inputs(items, build, **build_inputs)
         sizes = build.sizes_for(len(read))
         return writing.plan(
             f"would build {'x'.join(map(str, sizes))} for {len(read)} items at {out}\n"

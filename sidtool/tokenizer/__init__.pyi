@@ -5,7 +5,7 @@ from .make.align import check_alignable as check_alignable
 from .make.align import common_codes as common_codes
 from .make.build import BuildOptions as BuildOptions
 from .make.build import build_codebook as build_codebook
-from .make.build import plan_build as plan_build
+from .make.build import open_inputs as open_inputs
 from .make.compare import Behavior as Behavior
 from .make.compare import BundleFigures as BundleFigures
 from .make.compare import Evidence as Evidence

@@ -148,9 +148,16 @@ def build_codebook(
     progress = progress or {}
     with locked(out) as work:
         refuse_existing(out, force)
-        folder = None if memory_limit is None else work.parent
-        items, sources, split = _opened(
-            items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row, folder
+        items, sources, split = open_inputs(
+            items,
+            options,
+            catalog=catalog,
+            encoder=encoder,
+            embeddings=embeddings,
+            interactions=interactions,
+            by_row=by_row,
+            memory_limit=memory_limit,
+            folder=None if memory_limit is None else work.parent,
         )
         options = replace(options, sizes=options.sizes_for(len(items)))
         cooccurrence = None  # counted before texts are embedded: events may match no item
@@ -198,33 +205,16 @@ def _as_fields(keywords: dict[str, Any]) -> dict[str, Any]:
     return keywords if fusion is None else {**keywords, "fusion": fusion}
 
 
-def plan_build(
+def open_inputs(
     items: Items | str | Path,
     options: BuildOptions,
     *,
     catalog: TextNames | None = None,
     encoder: Encoder | None = None,
-    embeddings: Sequence[Source] = (),
-    interactions: Path | None = None,
+    embeddings: Sequence[Source] | None = None,
+    interactions: Split | str | Path | None = None,
     by_row: bool = False,
     memory_limit: int | None = None,
-) -> Items:
-    """The catalog of a build. Raises what `build_codebook` would raise before it counts
-    co-occurrence and has vectors."""
-    return _opened(
-        items, options, catalog, encoder, embeddings, interactions, memory_limit, by_row
-    )[0]
-
-
-def _opened(
-    items: Items | str | Path,
-    options: BuildOptions,
-    catalog: TextNames | None,
-    encoder: Encoder | None,
-    embeddings: Sequence[Source] | None,
-    interactions: Split | str | Path | None,
-    memory_limit: int | None,
-    by_row: bool,
     folder: Path | None = None,
 ) -> tuple[Items, list[VectorSource], Split | None]:
     """The catalog, the sources of vectors and the split of a build. Raises UsageError unless there

@@ -22,7 +22,7 @@ from sidtool.tokenizer.make.build import (
     BuildOptions,
     build,
     build_codebook,
-    plan_build,
+    open_inputs,
 )
 from sidtool.tokenizer.make.encode import check_not_empty, encode
 from sidtool.tokenizer.quantize.fusion import FusionOptions
@@ -162,7 +162,7 @@ def test_the_weight_of_a_single_source_is_checked_too() -> None:
         options = BuildOptions((8, 8, 4), weights=weights)
         for source in ({"embeddings": [mixture(0, N, 10)]}, {"encoder": Encoder("lexical")}):
             with pytest.raises(UsageError, match="1 sources of vectors need 1 positive weights"):
-                plan_build(listed(IDS), options, **source)
+                open_inputs(listed(IDS), options, **source)
 
 
 def test_options_of_co_occurrence_need_events(tmp_path: Path) -> None:
