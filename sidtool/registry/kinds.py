@@ -22,13 +22,6 @@ ROOTS: Mapping[Kind, str] = {"bundle": ROOT, "memory": ROOT, "model": CONTRACT}
 OUTPUTS: Mapping[Kind, OutputKind] = {"bundle": BUNDLE, "memory": MEMORY, "model": FOLDER}
 
 
-def kind_of(manifest: AnyManifest) -> Kind:
-    """The kind of artifact that a manifest describes."""
-    if isinstance(manifest, StoredModel):
-        return "model"
-    return "bundle" if isinstance(manifest, Manifest) else "memory"
-
-
 def read_manifest(location: str) -> AnyManifest:
     """The manifest of a stored artifact. Raises as `Bundle.open`, `Memory.open` and
     `StoredModel.read` do."""
@@ -62,13 +55,12 @@ def record_of(
     else:
         major, minor = version_key(last.version)
         version = f"{major}.{minor + 1}"
-    kind = kind_of(manifest)
-    if last is not None and last.kind != kind:
+    if last is not None and last.kind != manifest.kind:
         raise RefusedError(
-            f"the folder has versions of a {last.kind}, and this is a {kind}",
+            f"the folder has versions of a {last.kind}, and this is a {manifest.kind}",
             hint="push to another NAME",
         )
-    return VersionRecord(version, manifest.digest, root, license, kind)
+    return VersionRecord(version, manifest.digest, root, license, manifest.kind)
 
 
 def published_card(

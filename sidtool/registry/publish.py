@@ -18,7 +18,7 @@ from sidtool.base.signatures import Signer, Signers
 from sidtool.base.storage import Storage
 from sidtool.model.contract import CONTRACT
 from sidtool.registry import records, references
-from sidtool.registry.kinds import ROOTS, kind_of, published_card, record_of
+from sidtool.registry.kinds import ROOTS, published_card, record_of
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, VersionRecord
 from sidtool.registry.transfer import Source, check_source, push_to_hub, upload
 from sidtool.tokenizer.bundle import ROOT
@@ -74,7 +74,7 @@ def plan_push(
     registry = _registry_at(target)
     checked = check_source(source, license)
     manifest = checked.manifest
-    root = checked.storage.read(ROOTS[kind_of(manifest)]) or b""
+    root = checked.storage.read(ROOTS[manifest.kind]) or b""
     versions = records.list_versions(registry)
     record = record_of(
         manifest,

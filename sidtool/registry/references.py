@@ -29,7 +29,7 @@ from sidtool.memory import Memory
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
 from sidtool.registry import records
-from sidtool.registry.kinds import ROOTS, AnyManifest, kind_of, read_manifest
+from sidtool.registry.kinds import ROOTS, AnyManifest, read_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, download_group
 
@@ -301,18 +301,18 @@ def read_signature(registry: Storage, record: VersionRecord, manifest: AnyManife
 
 def signed_objects(manifest: AnyManifest, root: str) -> dict[str, str]:
     """The SHA-256 of every object of an artifact; `root` is that of its root document."""
-    return {**manifest.objects, ROOTS[kind_of(manifest)]: root}
+    return {**manifest.objects, ROOTS[manifest.kind]: root}
 
 
 def verify_signature(location: str, signers: Signers) -> None:
     """Raise IntegrityError unless the artifact at a path or URL has a signature beside it, by one
     of the signers, over its root document and what that says of every other object."""
     manifest = read_manifest(location)
-    root = Storage(location).read(ROOTS[kind_of(manifest)]) or b""
+    root = Storage(location).read(ROOTS[manifest.kind]) or b""
     folder, _, name = location.rstrip("/").rpartition("/")
     signature = _read(Storage(folder or "."), name + SIGNATURE, MAX_SIGNATURE)
     if signature is None:  # a copy of a hub repository has it inside
-        inside = records.FOLDERS[kind_of(manifest)] + SIGNATURE
+        inside = records.FOLDERS[manifest.kind] + SIGNATURE
         signature = _read(Storage(location), inside, MAX_SIGNATURE)
     digests = signed_objects(manifest, hashlib.sha256(root).hexdigest())
     signers.verify(location, digests, signature)

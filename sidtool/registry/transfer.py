@@ -69,7 +69,7 @@ def push_to_hub(source: Source, url: str, push: HubPush) -> HubCommit:
     """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
     `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
     storage = source.storage
-    kind = kinds.kind_of(source.manifest)
+    kind = source.manifest.kind
     if kind != "model":
         opened = (Bundle if kind == "bundle" else Memory).open_verified(storage.location)
         return opened.upload_to(url, source.license, push)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from sidtool.base.artifact import MAX_ROOT_BYTES
 from sidtool.base.checkpoint import MAX_JSON
@@ -22,6 +22,7 @@ REPOSITORY = "model"
 class StoredModel:
     """What the files of a model folder must be. Training logs and the card are no part of it."""
 
+    kind: ClassVar[Literal["model"]] = "model"
     contract: Contract
     bundle: Manifest
     """of the bundle inside"""

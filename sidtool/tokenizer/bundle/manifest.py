@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
 
 from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.base.records import (
@@ -212,6 +212,7 @@ class Manifest(JsonRecord):
     """Every value of a bundle that is not an array. Mappings hold JSON values."""
 
     REQUIRED = ("format", "objects")
+    kind: ClassVar[Literal["bundle"]] = "bundle"
     name: str
     space: SidSpace
     identity: Identity
