@@ -98,7 +98,7 @@ class Bundle(StoredBundle):
         manifest = Manifest(
             name=name,
             space=items.space,
-            identity=identify(items.space, items, codebook, recipe, policy),
+            identity=identify(items, codebook, recipe, policy),
             items=len(items),
             collisions=Collisions(policy, items.space.sizes[-1] if policy == "append" else None),
             format=1 if codebook is None else codebook.min_format,

@@ -23,7 +23,6 @@ from sidtool.tokenizer.bundle.zarr_arrays import Expected, StoredArrays
 from sidtool.tokenizer.bundle.zarr_group import StoredGroup
 from sidtool.tokenizer.encoder.lexical import ARRAYS, LEXICAL, LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.sid import SidSpace
 
 MAX_LOOKUPS = 64
 """Look-ups by block after which reading the whole map is faster."""
@@ -36,11 +35,7 @@ _LOCATION_KEYS = ("model", "revision", "trust_remote_code", "probes")
 
 
 def identify(
-    space: SidSpace,
-    items: ItemMap,
-    codebook: Codebook | None,
-    recipe: Mapping[str, Any] | None,
-    policy: str,
+    items: ItemMap, codebook: Codebook | None, recipe: Mapping[str, Any] | None, policy: str
 ) -> Identity:
     """Hash the values of a bundle."""
     if recipe is not None and "weights" in recipe.get("encoder", {}):
@@ -55,7 +50,7 @@ def identify(
     items_hash = hashlib.sha256()
     for name, array in item_arrays(items).items():
         hash_array(items_hash, name.removeprefix("items/"), array)
-    space_hash = hashlib.sha256(canonical(space.to_json()))
+    space_hash = hashlib.sha256(canonical(items.space.to_json()))
     return Identity(space_hash.hexdigest(), codebook_hash.hexdigest(), items_hash.hexdigest())
 
 
@@ -268,9 +263,8 @@ class StoredBundle(StoredGroup):
         manifest = self.manifest
         # read whole, so that every array is checked
         items = self.items if manifest.items <= LARGE else self._read_items(None)
-        identity = identify(
-            manifest.space, items, self.codebook, manifest.recipe, manifest.collisions.policy
-        )
+        policy = manifest.collisions.policy
+        identity = identify(items, self.codebook, manifest.recipe, policy)
         self.lexical  # noqa: B018 (raises unless it is that of the recipe)
         expected = replace(items, stored_index=None)
         broken = []

@@ -22,7 +22,7 @@ from sidtool.base.errors import (
 )
 from sidtool.base.storage.storage import Storage
 from sidtool.registry.publish import push
-from sidtool.tokenizer.bundle import Bundle, verify, zarr_group
+from sidtool.tokenizer.bundle import Bundle, zarr_group
 from sidtool.tokenizer.bundle.contents import identify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import Identity
@@ -89,7 +89,7 @@ def test_order_chunks_container_and_place_change_neither_values_nor_identity(
             opened = Bundle.open(place)
             assert (opened.identity, opened.sids()) == (bundle.identity, sids)
             np.testing.assert_equal(dict(opened.arrays), dict(bundle.arrays))
-            assert verify(place) == []
+            assert Bundle.broken(place) == []
     assert Bundle.open(f"memory://{name}/shop.zarr").manifest.format == 1
 
 
@@ -98,7 +98,7 @@ def test_one_flipped_byte_at_a_url_is_detected(tmp_path: Path, name: str) -> Non
     small_bundle(items=5).save(tmp_path / name)
     url = uploaded(tmp_path / name, f"memory://{uuid4().hex}/{name}")
     filesystem, root = fsspec.core.url_to_fs(url)
-    assert verify(url) == []
+    assert Bundle.broken(url) == []
     rng = np.random.default_rng(0)
     for path in filesystem.find(root):
         original = filesystem.cat_file(path)
@@ -107,11 +107,11 @@ def test_one_flipped_byte_at_a_url_is_detected(tmp_path: Path, name: str) -> Non
             damaged = bytearray(original)
             damaged[place] ^= 1 << int(rng.integers(8))
             filesystem.pipe_file(path, bytes(damaged))
-            broken = [object_name for object_name, _ in verify(url)]
+            broken = [object_name for object_name, _ in Bundle.broken(url)]
             assert broken, f"byte {place} of {path}"
             assert name.endswith(".zip") or broken == [path.removeprefix(root).lstrip("/")]
         filesystem.pipe_file(path, original)
-    assert verify(url) == []
+    assert Bundle.broken(url) == []
 
 
 def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     made.save(folder)
     shutil.rmtree(folder / "index")
     reseal_group(folder, Bundle.open(folder).manifest)
-    assert verify(folder) == []
+    assert Bundle.broken(folder) == []
     assert Bundle.open(folder).sid("i7") == made.sid("i7")
     Bundle.open(folder).save(tmp_path / "again.zarr")
     assert "index/sid_first" in Bundle.open(tmp_path / "again.zarr").arrays
@@ -202,7 +202,7 @@ def test_an_object_named_outside_of_the_bundle_is_refused(tmp_path: Path, name: 
     (folder / zarr_group.ROOT).write_bytes(zarr_group.spell_root(manifest))
     with pytest.raises(IntegrityError, match="outside of the folder"):
         Bundle.open(folder)
-    assert "outside of the folder" in verify(folder)[0][1]
+    assert "outside of the folder" in Bundle.broken(folder)[0][1]
     with pytest.raises(IntegrityError, match="outside of the folder"):
         push(str(folder), str(tmp_path / "registry" / "shop"))
     assert not (tmp_path / "registry").exists()
@@ -214,7 +214,7 @@ PLACE = {"model": "org/a", "revision": "1", "trust_remote_code": False, "probes"
 
 def identity(**changed: Any) -> Identity:
     encoder = {"weights": {"model.safetensors": "ab"}, "prompt": "x", **PLACE, **changed}
-    return identify(BUNDLE.space, BUNDLE.items, None, {"encoder": encoder}, "allow")
+    return identify(BUNDLE.items, None, {"encoder": encoder}, "allow")
 
 
 @pytest.mark.parametrize("key", PLACE)
