@@ -383,7 +383,7 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Build, save, load, verify and query a large catalog: seconds and peak memory of each step."""
     from sidtool.data.items import read_items
     from sidtool.data.vector_files import open_vectors
-    from sidtool.tokenizer.bundle import Bundle, verify
+    from sidtool.tokenizer.bundle import Bundle
     from sidtool.tokenizer.make.build import BuildOptions, build_codebook
 
     n, work = 20_000 if arguments.quick else arguments.items, arguments.work
@@ -436,7 +436,7 @@ def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if any(item not in back for item, back in zip(sample_ids, items_back, strict=True)):
         raise SystemExit("an item is not found by its SID")
     yield row
-    broken, row = step("verify", lambda: verify(out))
+    broken, row = step("verify", lambda: Bundle.broken(out))
     if broken:
         raise SystemExit(f"broken: {broken[:3]}")
     yield row

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.tokenizer.bundle import Bundle, ItemMap, verify
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.quantize import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 
@@ -38,7 +38,7 @@ def small_bundle(
 def reopened(bundle: Bundle, path: Path) -> Bundle:
     """The bundle as it is read from a path, where it is saved."""
     bundle.save(path)
-    assert verify(path) == []
+    assert Bundle.broken(path) == []
     return Bundle.open(path)
 
 

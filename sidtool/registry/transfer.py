@@ -24,7 +24,6 @@ from sidtool.registry.kinds import ROOTS, AnyManifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published, check_signed, locate, published_root
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle import verify as verify_bundle
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""
@@ -92,7 +91,7 @@ def broken_parts(location: str, record: VersionRecord | None = None) -> list[tup
             return [(ROOTS[record.kind], str(error))]
     if kinds.is_model(location):
         return verify_model(location)
-    return verify_memory(location) if is_memory(location) else verify_bundle(location)
+    return verify_memory(location) if is_memory(location) else Bundle.broken(location)
 
 
 def verify(artifact: str | Path, *, signed_by: str | Path | None = None) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from sidtool.integrations.cluster import RunOptions
 from sidtool.integrations.cluster.engines import ENGINES
 from sidtool.integrations.formats import FORMATS, export_map, outputs
 from sidtool.recommendation.search.score import score_sids
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.quantize import METHODS
 from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
 from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
@@ -57,7 +57,7 @@ def test_a_quantizer_makes_a_bundle(added: dict[str, Any], tmp_path: Path) -> No
     assert len(set(bundle.sids().values())) == 45
     assert np.isin(bundle.codebook.levels[0], vectors).all()
     bundle.save(tmp_path / "random.zarr")
-    assert verify(tmp_path / "random.zarr") == []
+    assert Bundle.broken(tmp_path / "random.zarr") == []
     (setting,) = [entry for entry in list_settings("build-codebook") if "random" in entry.group]
     assert (setting.key, setting.meaning) == ("normalize", "Scale every vector to length 1 first.")
 

@@ -21,7 +21,7 @@ from sidtool.data import Vectors
 from sidtool.registry import open_bundle, pull, push, read_pointer, tag
 from sidtool.registry.records import list_records
 from sidtool.tokenizer import BuildOptions, add_items, align, build_codebook
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.make.add import unknown
 from tests.hostile.crash import dies_at
 from tests.hostile.harness import cases, count
@@ -159,7 +159,7 @@ class BundleLife(RuleBasedStateMachine):
         self.path, self.bundle = path, Bundle.open(path)
         self.chain = self.published_chains[version]
         assert self.bundle.identity.digest == self.published[version]
-        assert verify(path) == []
+        assert Bundle.broken(path) == []
         count(refused=False)
 
     @rule(data=st.data(), name=st.sampled_from(TAGS))
@@ -176,7 +176,7 @@ class BundleLife(RuleBasedStateMachine):
     def crash_of_a_push(self, moment: int) -> None:
         died = dies_at(moment, self.folder, lambda: push(str(self.path), str(self.shop)))
         for record in list_records(Storage(self.shop)) if self.shop.exists() else []:
-            assert verify(self.shop / record.group) == [], "half a version is visible"
+            assert Bundle.broken(self.shop / record.group) == [], "half a version is visible"
         self.publish(after_crash=True)  # the same push goes on, whether or not it died
         count(refused=died)
 
@@ -185,7 +185,7 @@ class BundleLife(RuleBasedStateMachine):
         path = self.new_path()
         died = dies_at(moment, self.folder, lambda: self.bundle.save(path))
         if path.exists():
-            assert verify(path) == [], "half a bundle is visible"
+            assert Bundle.broken(path) == [], "half a bundle is visible"
         self.bundle.save(path, force=True)
         assert Bundle.open(path).identity == self.bundle.identity
         count(refused=died)
@@ -197,7 +197,7 @@ class BundleLife(RuleBasedStateMachine):
         path = self.new_path()
         died = dies_at(moment, self.folder, lambda: pull(str(self.shop), path))
         if path.exists():
-            assert verify(path) == [], "half a bundle is visible"
+            assert Bundle.broken(path) == [], "half a bundle is visible"
         pull(str(self.shop), path, force=True)
         latest = max(self.published, key=version_key)
         assert Bundle.open(path).identity.digest == self.published[latest]
@@ -212,11 +212,11 @@ class BundleLife(RuleBasedStateMachine):
         place = data.draw(st.integers(0, len(whole) - 1))
         bit = 1 << data.draw(st.integers(0, 7))
         path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
-        assert verify(self.path) != []
+        assert Bundle.broken(self.path) != []
         with pytest.raises(IntegrityError):
             push(str(self.path), str(self.folder / "other"))
         path.write_bytes(whole)
-        assert verify(self.path) == []
+        assert Bundle.broken(self.path) == []
         count(refused=True)
 
     # What always holds

@@ -21,7 +21,7 @@ from sidtool.registry.records import CARD, POINTER, VERSIONS, list_records, read
 from sidtool.registry.references import find_version, locate, open_bundle, split_reference
 from sidtool.registry.transfer import broken_parts
 from sidtool.registry.version_log import log, published_names
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import ROOT
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
@@ -61,7 +61,7 @@ def test_a_pulled_bundle_equals_the_pushed_one(shop: str, first: Path, tmp_path:
         assert tree(out) == tree(first)
         assert open_bundle(shop + which).identity == Bundle.open(first).identity
     assert open_bundle(pushed.url).identity.digest == pushed.digest
-    assert verify(locate(f"{shop}@1.0")[0]) == []
+    assert Bundle.broken(locate(f"{shop}@1.0")[0]) == []
     assert locate(f"{shop}@prod")[0] == pushed.url
 
 
@@ -229,7 +229,7 @@ def test_a_push_killed_within_a_write_leaves_no_partial_object(first: Path, tmp_
     assert subprocess.call([sys.executable, "-c", program]) == -signal.SIGKILL
     assert list(Path(shop).rglob("*.partial")) != []
     push(str(first), shop)
-    assert verify(locate(shop)[0]) == []
+    assert Bundle.broken(locate(shop)[0]) == []
     assert push(shop, mirror).new
 
 
@@ -296,7 +296,7 @@ def test_of_two_pushes_of_one_version_one_wins(
     (loser,) = [result for result in results if isinstance(result, RefusedError)]
     assert winner.new
     assert "already has version 1.0" in str(loser)
-    assert verify(locate(shop)[0]) == []
+    assert Bundle.broken(locate(shop)[0]) == []
     assert open_bundle(f"{shop}@1.0").identity.digest == winner.digest
 
 
@@ -350,7 +350,7 @@ def test_an_object_stored_incompletely_stops_the_push(
             push(str(first), shop)
     assert list_records(Storage(shop)) == []
     push(str(first), shop)
-    assert verify(locate(shop)[0]) == []
+    assert Bundle.broken(locate(shop)[0]) == []
 
 
 @pytest.mark.parametrize("large", [transfer.BATCH_BYTES, 1])

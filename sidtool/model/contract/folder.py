@@ -67,7 +67,7 @@ from sidtool.model.contract.compat import usable_items
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.contract.stored import REPOSITORY, StoredModel, located, parse_contract
-from sidtool.tokenizer.bundle import ROOT, Bundle, signed_objects, verify
+from sidtool.tokenizer.bundle import ROOT, Bundle, signed_objects
 
 
 def model_folder(
@@ -324,7 +324,7 @@ def verify_model(location: str) -> list[tuple[str, str]]:
     unlisted = unlisted_files(storage.listing(), model.objects)
     broken += [(name, f"it would be loaded, but {CONTRACT} does not list it") for name in unlisted]
     if not broken:
-        bundle = verify(f"{location}/{BUNDLE_COPY}")
+        bundle = Bundle.broken(f"{location}/{BUNDLE_COPY}")
         broken = [(f"{BUNDLE_COPY}/{name}", why) for name, why in bundle]
     if not broken and model.contract.memory is not None:
         memory = verify_memory(f"{location}/{MEMORY_COPY}")

@@ -1,5 +1,4 @@
 from .bundle import Bundle as Bundle
-from .bundle import verify as verify
 from .card import bundle_card as bundle_card
 from .item_map import ItemMap as ItemMap
 from .item_map import StringArray as StringArray

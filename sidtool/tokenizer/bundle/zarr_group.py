@@ -271,7 +271,10 @@ class StoredGroup(Pushable):
 
     @classmethod
     def broken(cls, location: str | Path) -> list[tuple[str, str]]:
-        """What is wrong with a stored one: (object, reason). Raises as `open`, but for damage."""
+        """Everything that is wrong with a stored one: (object, reason); empty if it is intact.
+
+        Checks every object against its SHA-256, the manifest against its own, and `broken_values`.
+        Raises as `open`, but for damage."""
         try:
             return cls.open(location)._broken(location, alone=True)
         except IntegrityError as error:

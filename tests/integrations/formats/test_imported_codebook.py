@@ -17,7 +17,7 @@ from sidtool.data.items import Items, make_items
 from sidtool.integrations.formats.codebooks.layouts import OPENONEREC_DIM, OPENONEREC_ENCODER
 from sidtool.integrations.formats.convert import CatalogFile, import_map
 from sidtool.integrations.formats.imported_codebook import CodebookFile, Encoded, encoded_share
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.encode import embed_texts
@@ -89,7 +89,7 @@ def test_the_map_is_given_back_and_new_items_are_encoded(tmp_path: Path, named: 
     rows = vectors(tmp_path, named=named)
     path, source, model = rq_vae(tmp_path, rows)
     bundle = import_map(path, tmp_path / "shop.zarr", codebook=source)
-    assert verify(tmp_path / "shop.zarr") == []
+    assert Bundle.broken(tmp_path / "shop.zarr") == []
     assert (bundle.manifest.format, bundle.space.sizes) == (1, (7, 5, 6))
     assert encoded(bundle) == Encoded(N, (N, N, N))
     assert bundle.manifest.source["codebook_layout"] == "rq-vae"
@@ -144,7 +144,7 @@ def test_grid_with_its_map_and_its_appended_level(tmp_path: Path, is_vae: bool) 
     torch.save(torch.from_numpy(digits).T.contiguous(), tmp_path / "map.pt")
     source = CodebookFile(tmp_path / "grid.ckpt", tmp_path / "vectors.npy")
     bundle = import_map(tmp_path / "map.pt", tmp_path / "shop.zarr.zip", codebook=source)
-    assert verify(tmp_path / "shop.zarr.zip") == []
+    assert Bundle.broken(tmp_path / "shop.zarr.zip") == []
     assert bundle.manifest.format == 2
     assert (bundle.manifest.collisions.policy, bundle.space.levels) == ("append", 4)
     assert encoded(bundle).equal == (N, N, N)

@@ -18,7 +18,7 @@ from sidtool.integrations.formats.maps import Export
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
 from sidtool.model.vocabulary import SidTokens
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
@@ -57,7 +57,7 @@ def test_the_industrial_files_are_reproduced(tmp_path: Path) -> None:
     folder = DATA / "minionerec-industrial"
     bundle = read_minionerec(folder / "index.json", name="industrial", info=folder / "info.txt")
     bundle.save(tmp_path / "x.zarr")
-    assert verify(tmp_path / "x.zarr") == []
+    assert Bundle.broken(tmp_path / "x.zarr") == []
     export_map(Bundle.open(tmp_path / "x.zarr"), tmp_path / "out", "minionerec")
     for name in ("index.json", "info.txt"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()

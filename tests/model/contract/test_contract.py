@@ -23,7 +23,7 @@ from sidtool.model.contract.folder import with_bases
 from sidtool.model.contract.stage_record import ExtendParams, MergeParams
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.model.vocabulary import SidTokens
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 from tests.model.conftest import shop
 from tests.model.contract.cases import HISTORY, TEACHER, TRAINED
@@ -63,7 +63,7 @@ def test_a_contract_is_read_as_it_was_written(bundle: Bundle, tmp_path: Path) ->
     assert read_contract(tmp_path) == stored
     assert stored == replace(written, files=stored.files)
     assert open_bundle_copy(tmp_path, written).items.ids[3] == bundle.items.ids[3]
-    assert verify(tmp_path / "sid.zarr") == []
+    assert Bundle.broken(tmp_path / "sid.zarr") == []
     write_contract(tmp_path, written, bundle)  # a checkpoint that is written again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "sid.json", "sid.zarr"]
 

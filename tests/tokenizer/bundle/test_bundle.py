@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.codes.measure import prefix_similarity
 from sidtool.tokenizer.make.build import BuildOptions, build_codebook
@@ -46,7 +46,7 @@ def test_every_byte_of_the_root_document_is_verified(tmp_path: Path) -> None:
         damaged = bytearray(original)
         damaged[place] ^= 0x20  # the flip that most often leaves JSON readable
         root.write_bytes(damaged)
-        assert [name for name, _ in verify(bundle)] == ["zarr.json"]
+        assert [name for name, _ in Bundle.broken(bundle)] == ["zarr.json"]
 
 
 def test_missing_and_foreign_objects_are_named(tmp_path: Path) -> None:
@@ -54,14 +54,17 @@ def test_missing_and_foreign_objects_are_named(tmp_path: Path) -> None:
     small_bundle().save(bundle)
     (bundle / "items/sid/c/0/0").unlink()
     (bundle / "NOTES.txt").write_text("hello")
-    assert verify(bundle) == [("items/sid/c/0/0", "missing"), ("NOTES.txt", "not in the manifest")]
+    assert Bundle.broken(bundle) == [
+        ("items/sid/c/0/0", "missing"),
+        ("NOTES.txt", "not in the manifest"),
+    ]
 
 
 def test_a_manifest_that_contradicts_the_values_is_detected(tmp_path: Path) -> None:
     honest, other = small_bundle(seed=0), small_bundle(seed=1)
     # every object digest is right
     Bundle(honest.manifest, other.arrays).save(tmp_path / "shop.zarr")
-    assert {name for name, _ in verify(tmp_path / "shop.zarr")} == {"codebook", "items"}
+    assert {name for name, _ in Bundle.broken(tmp_path / "shop.zarr")} == {"codebook", "items"}
 
 
 def test_an_unfinished_bundle_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.manifest import FORMAT, ItemsChange, Manifest
 from sidtool.tokenizer.quantize.codebook import QuantizerParams
 from tests.bundles import small_bundle
@@ -66,7 +66,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_manifest_that_the_others_change_is_valid(tmp_path: Path) -> None:
     path = draft().write(tmp_path / "shop.zarr")
-    assert verify(path) == []
+    assert Bundle.broken(path) == []
     manifest = Bundle.open(path).manifest
     assert manifest.lineage[0].change == ItemsChange()
     assert Manifest.from_json(manifest.to_json() | {"invented": 1}) == manifest
@@ -201,7 +201,7 @@ def test_parameters_keep_what_they_do_not_know() -> None:
 def refused_root(path: Path, root: bytes) -> None:
     """Each reader refuses a bundle with this root document, with one line."""
     (path / ROOT).write_bytes(root)
-    broken = verify(path)
+    broken = Bundle.broken(path)
     assert broken
     assert all("\n" not in reason for _, reason in broken)
     with pytest.raises((IntegrityError, CompatibilityError)) as caught:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import IntegrityError, SidtoolError
-from sidtool.tokenizer.bundle import Bundle, StringArray, verify
+from sidtool.tokenizer.bundle import Bundle, StringArray
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft
@@ -29,7 +29,7 @@ def draft(items: int = 6) -> Draft:
 
 def test_the_bundle_that_the_others_change_is_valid(tmp_path: Path) -> None:
     path = draft().write(tmp_path / "shop.zarr")
-    assert verify(path) == []
+    assert Bundle.broken(path) == []
     assert Bundle.open(path).encode(np.ones((2, 3), dtype=np.float32)).shape == (2, 3)
 
 
@@ -189,7 +189,7 @@ def test_an_index_that_disagrees_is_found(tmp_path: Path, change: str, items: in
 
 def found(path: Path) -> None:
     """What is wrong is found by a rule, and not because the identity differs."""
-    broken = dict(verify(path))
+    broken = dict(Bundle.broken(path))
     assert broken
     assert not broken.keys() & {"space", "codebook", "items"}
     assert all("\n" not in reason for reason in broken.values())
@@ -224,4 +224,4 @@ def test_items_of_one_sid_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
     turned = replace(made.items, ids=StringArray.of(list(made.items.ids)[::-1]), stored_index=None)
     Bundle.of(turned, None, "allow", name="turned").save(tmp_path / "shop.zarr")
     message = "rows with equal SIDs are not in the order of their ids"
-    assert ("items/id", message) in verify(tmp_path / "shop.zarr")
+    assert ("items/id", message) in Bundle.broken(tmp_path / "shop.zarr")
