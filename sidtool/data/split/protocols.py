@@ -49,17 +49,8 @@ class SplitEvents:
 
         Users with fewer than MIN_LENGTH targets are trained on and not evaluated. `learned` is
         (users,): as `learned_targets`, which are training events."""
-        starts, stops = self.interactions.starts, self.interactions.stops
-        # the targets of each user are at places first:last of all targets
-        first, last, targets = starts, stops, None
-        if self.fields is not None:
-            targets = self.targets
-            first, last = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
-        evaluated = np.flatnonzero(last - first >= MIN_LENGTH)
-        valid, test = last[evaluated] - 2, last[evaluated] - 1
-        if targets is not None:
-            valid, test = targets[valid], targets[test]
-        return self.without_last("leave-one-out", evaluated, valid, test, learned)
+        targets = None if self.fields is None else self.targets
+        return self.without_last("leave-one-out", targets, learned)
 
     def last_session(self, learned: NDArray[np.int64] | None = None) -> Split:
         """Split off the last session of each user for test and the one before it for validation.
@@ -70,14 +61,8 @@ class SplitEvents:
         `leave_one_out`."""
         sessions = self.sessions
         assert sessions is not None  # as `SplitOptions` requires
-        starts, stops = self.interactions.starts, self.interactions.stops
         with_targets = np.unique(np.searchsorted(sessions.starts, self.targets, side="right") - 1)
-        first_events = sessions.starts[with_targets]
-        # the sessions of each user are at places first:last of all those with targets
-        last = np.searchsorted(first_events, stops)
-        evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
-        valid, test = first_events[last[evaluated] - 2], first_events[last[evaluated] - 1]
-        return self.without_last("last-session", evaluated, valid, test, learned)
+        return self.without_last("last-session", sessions.starts[with_targets], learned)
 
     def temporal(self, cuts: Cuts | None = None) -> Split:
         """Divide the events of all users at two moments: `cuts.valid_from` and `cuts.test_from`.
@@ -178,15 +163,22 @@ class SplitEvents:
     def without_last(
         self,
         protocol: Protocol,
-        evaluated: NDArray[np.int64],
-        valid: NDArray[np.int64],
-        test: NDArray[np.int64],
+        firsts: NDArray[np.int64] | None,
         learned: NDArray[np.int64] | None,
     ) -> Split:
-        """The split in which the last two examples of (evaluated,) users, which begin at the events
-        `valid` and `test`, are held out; what is before them is trained on. With 1 in `learned` the
-        first is trained on instead, with 2 both are."""
-        stops = self.interactions.stops
+        """The split in which the last two examples of each user with MIN_LENGTH or more of them are
+        held out; what is before them is trained on. Examples begin at the events `firsts`, which
+        ascend; None: at all. With 1 in `learned` the first is trained on instead, with 2 both
+        are."""
+        starts, stops = self.interactions.starts, self.interactions.stops
+        # the examples of each user are at places first:last of all
+        first, last = starts, stops
+        if firsts is not None:
+            first, last = np.searchsorted(firsts, starts), np.searchsorted(firsts, stops)
+        evaluated = np.flatnonzero(last - first >= MIN_LENGTH)
+        valid, test = last[evaluated] - 2, last[evaluated] - 1
+        if firsts is not None:
+            valid, test = firsts[valid], firsts[test]
         n_learned = np.zeros(len(evaluated)) if learned is None else learned[evaluated]
         has_valid, has_test = n_learned == 0, n_learned < 2
         train_stops = stops.copy()
