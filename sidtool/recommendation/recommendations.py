@@ -251,7 +251,7 @@ def user_requests(
 ) -> list[Request | BadRequest]:
     """A request of each of `users`, in their order, or of all users; a user without events becomes
     a BadRequest. Arguments and errors as in `user_histories`."""
-    histories = user_histories(events, recorded=recorded)
+    histories = user_histories(events, users, recorded=recorded)
     requests: list[Request | BadRequest] = []
     for user in histories if users is None else users:
         if user in histories:

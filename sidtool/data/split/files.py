@@ -2,7 +2,7 @@
 `split.json`, which is written last. Formats 1 to 3 are read too: they have JSON Lines (`examples`)
 in place of Parquet, and under `given` a fourth file of the training windows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -284,10 +284,12 @@ def open_split(
     return make_split(path, recorded=recorded, spill=spill)
 
 
-def user_histories(source: Path, *, recorded: EventColumns | None = None) -> Mapping[str, History]:
-    """User -> all events: of a split folder, held-out events included but none behind a user's
-    last target (`SplitCounts.left_out`), or of a file of events with `recorded` or guessed columns,
-    which has no fields.
+def user_histories(
+    source: Path, users: Iterable[str] | None = None, *, recorded: EventColumns | None = None
+) -> dict[str, History]:
+    """User -> all events, of `users` at least, by default of all: of a split folder, held-out
+    events included but none behind a user's last target (`SplitCounts.left_out`), or of a file of
+    events with `recorded` or guessed columns, which has no fields.
 
     Order and duplicates are those of `sidtool split`. Raises as `read_split` or `make_split`."""
     if is_split_folder(source):
@@ -295,33 +297,21 @@ def user_histories(source: Path, *, recorded: EventColumns | None = None) -> Map
     else:
         # all events are in its parts, also where no user has enough of them to be held out
         split = make_split(source, recorded=recorded, is_subset=True)
-    return _EventHistories(split) if split.windows is None else _histories_of_windows(split)
+    if split.windows is not None:
+        return _histories_of_windows(split)
+    # also events of no part: a first one that is held out, and those that are no targets
+    logs, named = user_logs(split), None if users is None else set(users)
+    store = logs.store
+    histories = {}
+    for code, (user, count) in enumerate(zip(store.users, logs.totals, strict=True)):
+        if count and (named is None or user in named):
+            events, _ = logs.events(np.array([code]), np.array([0]), np.array([count]))
+            items = tuple(store.names[store.items[events]].tolist())
+            histories[user] = items, store.of_events(code, events)
+    return histories
 
 
-class _EventHistories(Mapping[str, History]):
-    """All events of each user, also those of no part: a first one that is held out, and events that
-    are no targets. A history is made when it is asked for."""
-
-    def __init__(self, split: Split) -> None:
-        self._logs = user_logs(split)
-        self._counts = self._logs.totals
-        users = zip(self._logs.store.users, self._counts.tolist(), strict=True)
-        self._code_of = {user: code for code, (user, count) in enumerate(users) if count}
-
-    def __getitem__(self, user: str) -> History:
-        code, store = self._code_of[user], self._logs.store
-        count = self._counts[code : code + 1]
-        events, _ = self._logs.events(np.array([code]), np.zeros_like(count), count)
-        return tuple(store.names[store.items[events]].tolist()), store.of_events(code, events)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._code_of)
-
-    def __len__(self) -> int:
-        return len(self._code_of)
-
-
-def _histories_of_windows(split: Split) -> Mapping[str, History]:
+def _histories_of_windows(split: Split) -> dict[str, History]:
     """Windows may show events that no window has as its target."""
     events: dict[str, dict[int, str]] = {}  # user -> position -> item
     for sequence in split.train:
