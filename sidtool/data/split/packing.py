@@ -2,11 +2,12 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
 from sidtool.base.ranges import consecutive, run_starts
@@ -37,29 +38,32 @@ def pack_parts(
 
     Raises IntegrityError for a line with other fields, and for a user with two values of one."""
     packer = _Packer(types or FieldTypes())
-    train_rows = packer.sequences(train)
-    rows_of_parts = [packer.examples(part) for part in (valid, test, windows or ())]
+    train_rows, train_positions, sessions = [], [], []
+    for sequence in train:
+        train_rows.append(packer.add(sequence.user, sequence.items, sequence.fields))
+        train_positions.append(sequence.positions)
+        sessions.append(sequence.sessions)
+    examples = [packer.examples(part) for part in (valid, test, windows or ())]
     store = packer.store()
-    train_items = train_rows.lists(store)
-    lengths = train_items.lengths.tolist()
+    users, items = _lists(store, train_rows)
     count_from_zero = all(
         positions == tuple(range(length))
-        for positions, length in zip(train_rows.positions, lengths, strict=True)
+        for positions, length in zip(train_positions, items.lengths.tolist(), strict=True)
     )
     sequences = PackedSequences(
         store,
-        np.array(train_rows.users, dtype=np.int32),
-        train_items,
-        positions=None if count_from_zero else _ragged(train_rows.positions),
-        sessions=_ragged(train_rows.sessions) if any(train_rows.sessions) else None,
+        users,
+        items,
+        positions=None if count_from_zero else _ragged(train_positions),
+        sessions=_ragged(sessions) if any(sessions) else None,
     )
     parts = []
-    for rows in rows_of_parts:
-        histories, positions = rows.lists(store), _ragged(rows.positions)
+    for rows, target_positions in examples:
+        users, histories = _lists(store, rows)
+        positions = _ragged(target_positions)
         # the targets of an example lie behind its history
         target_events = consecutive(histories.stops, positions.lengths)
         targets = Ragged(target_events, positions.starts, positions.stops)
-        users = np.array(rows.users, dtype=np.int32)
         parts.append(PackedExamples(store, users, histories, targets, positions.values))
     return PackedParts(sequences, parts[0], parts[1], None if windows is None else parts[2])
 
@@ -93,21 +97,14 @@ def parts_of_windows(
     return PackedParts(train, *held_out)
 
 
-@dataclass
-class _Rows:
-    """Sequences or examples: of each the user, a list of events of the store, and the positions of
-    the list, or of the targets behind it."""
+Row = tuple[int, int, int]
+"""The code of a user, and where a list of events of the user starts and stops in the store."""
 
-    users: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    stops: list[int] = field(default_factory=list)
-    positions: list[Sequence[int]] = field(default_factory=list)
-    sessions: list[Sequence[int]] = field(default_factory=list)
 
-    def lists(self, store: EventStore) -> Ragged:
-        """The lists, as items of the store."""
-        bounds = (np.array(ends, dtype=np.int64) for ends in (self.starts, self.stops))
-        return Ragged(store.items, *bounds)
+def _lists(store: EventStore, rows: Sequence[Row]) -> tuple[NDArray[np.int32], Ragged]:
+    """(n,) the users of n lists, and the lists, as items of the store."""
+    users, starts, stops = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return users.astype(np.int32), Ragged(store.items, starts, stops)
 
 
 def _ragged(lists: Sequence[Sequence[int]]) -> Ragged:
@@ -130,26 +127,20 @@ class _Packer:
         self._times = array("d")
         self._user_fields: dict[int, Values] = {}
 
-    def sequences(self, sequences: Iterable[UserSequence]) -> _Rows:
-        rows = _Rows()
-        for sequence in sequences:
-            self._begin(rows, sequence.user, sequence.items, sequence.fields)
-            rows.positions.append(sequence.positions)
-            rows.sessions.append(sequence.sessions)
-        return rows
-
-    def examples(self, examples: Iterable[Example]) -> _Rows:
-        rows = _Rows()
+    def examples(self, examples: Iterable[Example]) -> tuple[list[Row], list[list[int]]]:
+        """Add examples -> the rows of their histories, and the positions of their targets, which
+        lie behind these."""
+        rows, positions = [], []
         for example in examples:
-            self._begin(rows, example.user, example.history, example.fields)
+            rows.append(self.add(example.user, example.history, example.fields))
             for target in example.targets:
                 marked = {TARGET: TARGET_VALUES[True]} if TARGET in self._columns else {}
                 values = {**target.feedback, **target.context, **marked}
                 times = None if target.time is None else (target.time,)
                 event = {name: (value,) for name, value in values.items()}
                 self._append(example.user, (target.item,), Fields({}, event, times=times))
-            rows.positions.append([target.position for target in example.targets])
-        return rows
+            positions.append([target.position for target in example.targets])
+        return rows, positions
 
     def store(self) -> EventStore:
         types = self._types
@@ -173,16 +164,15 @@ class _Packer:
             user_fields,
         )
 
-    def _begin(self, rows: _Rows, user: str, items: Iterable[str], fields: Fields) -> None:
-        """Add a user with a list of events."""
+    def add(self, user: str, items: Iterable[str], fields: Fields) -> Row:
+        """Add a list of events of a user."""
         code = self._users.setdefault(user, len(self._users))
         user_fields = self._user_fields.setdefault(code, fields.user)
         if user_fields != fields.user or user_fields.keys() != self._types.user.keys():
             raise _other_fields(user)
-        rows.users.append(code)
-        rows.starts.append(len(self._events))
+        start = len(self._events)
         self._append(user, items, fields)
-        rows.stops.append(len(self._events))
+        return code, start, len(self._events)
 
     def _append(self, user: str, items: Iterable[str], fields: Fields) -> None:
         self._events.extend(self._items.setdefault(item, len(self._items)) for item in items)
