@@ -60,11 +60,15 @@ def read_part(paths: Sequence[Path], kinds: Mapping[str, str]) -> PartFile:
             }
             for name, kind in kinds.items():
                 chunks[name] += _values_of(f"{path}: {name}", kind, stored[name])
-                if name in ("positions", "times") or name.startswith("event_"):
-                    if not _are_as_long(stored[name], stored["items"]):
-                        raise IntegrityError(f"{path}: {name} and items differ in length")
-                elif kind.startswith("list "):
-                    lengths[name].append(_lengths(stored[name]))
+                if not kind.startswith("list "):
+                    continue
+                sizes = joined_arrays(
+                    [np.diff(numpy_numbers(chunk.offsets)) for chunk in stored[name]]
+                )
+                if not (name in ("positions", "times") or name.startswith("event_")):
+                    lengths[name].append(sizes)
+                elif not np.array_equal(sizes, lengths["items"][-1]):
+                    raise IntegrityError(f"{path}: {name} and items differ in length")
     return {
         name: PartColumn(
             [chunk for chunk in chunks[name] if len(chunk)] or chunks[name][:1],
@@ -97,19 +101,6 @@ def _values_of(label: str, kind: str, chunks: Sequence[Any]) -> Sequence[Any]:
         for chunk in chunks:
             chunk.validate(full=True)  # pyarrow reads codes of no text, and any bytes as UTF-8
     return chunks
-
-
-def _lengths(chunks: Sequence[Any]) -> NDArray[np.int32]:
-    """(n,): those of n lists."""
-    return joined_arrays([np.diff(numpy_numbers(chunk.offsets)) for chunk in chunks])
-
-
-def _are_as_long(lists: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether lists are, each, as long as others."""
-    pairs = zip(lists, others, strict=False)
-    if len(lists) == len(others) and all(one.offsets.equals(other.offsets) for one, other in pairs):
-        return True
-    return np.array_equal(_lengths(lists), _lengths(others))
 
 
 def joined_arrays(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
