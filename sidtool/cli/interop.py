@@ -106,31 +106,26 @@ def _say_imported(bundle: Bundle, out: Path, *, json: bool) -> None:
     return None
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a map is exported for."""
-
-    to: System = option()
-    """Target system."""
-    keys: Keys = option("id")
-    """Keys of index.json: item ids, or line numbers of --items from 0."""
-    model: str | None = option(None)
-    """Model that the inference engine serves, if the map has token ids or depends on them."""
-
-
 @keeps_inputs()
 def export(
     bundle: options.Bundle,
     out: Annotated[Path, typer.Option("-o", "--out", help=f"For {formats.outputs()}.")],
-    target: ExportOptions,
+    to: Annotated[System, typer.Option("--to", help="Target system.")],
+    keys: Annotated[
+        Keys, "Keys of index.json: item ids, or line numbers of --items from 0."
+    ] = "id",
+    model: Annotated[
+        str | None,
+        "Model that the inference engine serves, if the map has token ids or depends on them.",
+    ] = None,
+    *,
     catalog: CatalogFile | None,
     writing: options.Writing = options.Writing(),
 ) -> None:
     """Export a bundle's map for another system or inference engine, without retired items."""
-    to, keys = target.to, target.keys
-    formats.check_export_options(to, items=catalog, keys=keys, has_model=target.model is not None)
+    formats.check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
     opened = registry.open_source(bundle)
-    tokens = None if target.model is None else formats.model_tokens(target.model, opened)
+    tokens = None if model is None else formats.model_tokens(model, opened)
     if writing.dry_run:
         refuse_existing(out, writing.force, formats.FORMATS[to].output)
         n_items = formats.plan_export(opened, to, items=catalog, keys=keys, tokens=tokens)
