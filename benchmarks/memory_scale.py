@@ -53,7 +53,8 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     """A split with one held-out event per part, and a bundle without a codebook."""
     from sidtool import Bundle
     from sidtool.data.coded import Texts
-    from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
+    from sidtool.data.fields.fields import EventStore
+    from sidtool.data.split.packed import PackedExamples, PackedSequences, Ragged
     from sidtool.data.split.split import Split
     from sidtool.tokenizer.bundle.item_map import ItemMap
     from sidtool.tokenizer.sid import SidSpace

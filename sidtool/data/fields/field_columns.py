@@ -18,6 +18,7 @@ from sidtool.data.fields.fields import (
     TARGET,
     TARGET_VALUES,
     Condition,
+    EventStore,
     FieldType,
     FieldTypes,
     Value,
@@ -135,26 +136,11 @@ class FieldOptions:
         return bool(self.event_fields or self.users is not None or self.times)
 
 
-@dataclass(frozen=True, eq=False)
-class FieldTable:
-    """The fields of n events, in the order of their `Interactions`."""
-
-    types: FieldTypes
-    columns: Mapping[str, Coded[Value | None]]
-    """Field -> n values"""
-    times: NDArray[np.int64] | NDArray[np.float64] | None
-    """(n,) times in seconds since 1970"""
-    users: Mapping[str, Coded[Value | None]]
-    """Field -> the value of each user, in the order of their codes"""
-    is_target: NDArray[np.bool_]
-    """(n,)"""
-
-
 def read_fields(
     path: Path, events: Interactions, options: FieldOptions, *, is_subset: bool = False
-) -> FieldTable:
-    """The fields of the events of a file, which were read with the cells of
-    `options.event_fields`, and of their users.
+) -> EventStore:
+    """The events of a file, which were read with the cells of `options.event_fields`, with their
+    fields and those of their users.
 
     Raises UsageError for a missing column, one of ids or an unfit condition, DataError for mixed
     types, a value that is not of its type, an order that is no time, or a user with two rows; also
@@ -189,7 +175,8 @@ def read_fields(
         options.target,
     )
     times = event_seconds(path, events, "--times") if options.times else None
-    return FieldTable(table_types, columns, times, users, is_target)
+    ids = (events.users.names, events.items.names)
+    return EventStore(*ids, events.items.codes, table_types, columns, times, users)
 
 
 def typed_values(

@@ -7,9 +7,10 @@ the event. A *context* column says where it happened (device, place), so it is k
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord, is_number
-from sidtool.data.coded import Coded
+from sidtool.data.coded import Coded, Texts
 from sidtool.data.times import NUMBER, parse_time
 
 Value = str | int | float
@@ -171,6 +172,58 @@ class Fields:
 
 
 NO_FIELDS = Fields()
+
+
+@dataclass(frozen=True, eq=False)
+class EventStore:
+    """Events in columns, to which the lists of a split's parts refer."""
+
+    users: Texts
+    """(users,) ids"""
+    names: Texts
+    """(items,) ids"""
+    items: NDArray[np.integer[Any]]
+    """(n,): the item of each event, as an index into `names`"""
+    types: FieldTypes = field(default_factory=FieldTypes)
+    """The fields below"""
+    fields: Mapping[str, Coded[Value | None]] = field(default_factory=dict)
+    """Field of events -> n values"""
+    times: NDArray[Any] | None = None
+    """(n,) seconds since 1970"""
+    user_fields: Mapping[str, Coded[Value | None]] = field(default_factory=dict)
+    """Field of users -> (users,) values"""
+
+    @property
+    def is_target(self) -> NDArray[np.bool_]:
+        """(n,): whether each event may be a target"""
+        marks = self.fields.get(TARGET)
+        if marks is None:
+            return np.ones(len(self.items), dtype=np.bool_)
+        is_marked = [mark == TARGET_VALUES[True] for mark in marks.names.tolist()]
+        return np.array(is_marked, dtype=np.bool_)[marks.codes]
+
+    @cached_property
+    def has_fields(self) -> bool:
+        """Whether events or users have any field."""
+        return bool(self.fields or self.user_fields or self.times is not None)
+
+    def of_events(self, user: int, events: Any) -> Fields:
+        """The fields of a user, by code, and of a slice or an array of events."""
+        if not self.has_fields:
+            return NO_FIELDS
+        return Fields(
+            {name: values[user] for name, values in self.user_fields.items()},
+            {name: tuple(values[events]) for name, values in self.fields.items()},
+            times=None if self.times is None else tuple(self.times[events].tolist()),
+        )
+
+    def at(self, event: int, names: Iterable[str]) -> Values:
+        """The values of some fields at an event."""
+        return {name: self.fields[name][event] for name in names}
+
+    def time(self, event: int) -> float | None:
+        """When an event happened, None where the store has no times."""
+        return None if self.times is None else self.times[event].item()
 
 
 def _object(value: Any, part: str) -> Mapping[str, Any]:

@@ -18,7 +18,8 @@ from sidtool.base.ranges import bounds_of, consecutive, ranges
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.base.threads import arrow_thread_count, in_threads
 from sidtool.data.coded import Coded, Texts, arrow_numbers
-from sidtool.data.split.packed import BUCKETS, EventStore, PackedExamples, PackedSequences
+from sidtool.data.fields.fields import EventStore
+from sidtool.data.split.packed import BUCKETS, PackedExamples, PackedSequences, user_buckets
 
 COLUMN_FORMAT = 4
 """The first format of a split whose digests are made of buckets."""
@@ -58,8 +59,11 @@ class BucketDigests(JsonRecord):
         them."""
         store = train.store
         parts = _UserEvents.of_parts(train, valid, test)
-        order, starts = store.user_order
-        bounds = starts[buckets.start : buckets.stop + 1]
+        # users by bucket, then by id
+        user_bucket, by_id = user_buckets(store.users), store.users.order
+        order = by_id[np.argsort(user_bucket[by_id], kind="stable")]
+        numbers = np.arange(buckets.start, buckets.stop + 1)
+        bounds = np.searchsorted(user_bucket[order], numbers)
         # so many buckets at once that the texts of their events are no large part of the memory
         n_events = sum(int(part.lengths.sum()) for part in parts)
         n_users = RUN_EVENTS * len(order) // max(n_events, 1) + 1

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
 from sidtool.base.ranges import consecutive
-from sidtool.data.split.packed import EventStore, Ragged
+from sidtool.data.fields.fields import EventStore
+from sidtool.data.split.packed import Ragged
 from sidtool.data.split.split import Split
 
 PARTS = ("train", "valid", "test")

@@ -146,11 +146,11 @@ def make_split(
             SidtoolWarning,
             stacklevel=2,
         )
-    field_table = None
+    fields = None
     if options.fields.any:
-        field_table = read_fields(events, interactions, options.fields, is_subset=is_subset)
+        fields = read_fields(events, interactions, options.fields, is_subset=is_subset)
     sessions = read_sessions(events, interactions, session_rule) if session_rule else None
-    split_events = SplitEvents(interactions, field_table, sessions)
+    split_events = SplitEvents(interactions, fields, sessions)
     if options.protocol == "temporal":
         split = split_events.temporal(options.cuts(interactions.unit or 1))
     else:

@@ -6,9 +6,8 @@ length."""
 
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -16,15 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.ranges import bounds_of, consecutive, ranges
 from sidtool.data.coded import Coded, Texts
-from sidtool.data.fields.fields import (
-    NO_FIELDS,
-    TARGET,
-    TARGET_VALUES,
-    Fields,
-    FieldTypes,
-    Value,
-    Values,
-)
+from sidtool.data.fields.fields import NO_FIELDS, EventStore
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 
 T = TypeVar("T")
@@ -104,57 +95,6 @@ def user_buckets(ids: Texts) -> NDArray[np.int16]:
     utf8: Any = Texts(ids.arrow.cast("binary"))
     hashes = map(zlib.crc32, utf8)
     return (np.fromiter(hashes, np.uint32, len(ids)) % BUCKETS).astype(np.int16)
-
-
-@dataclass(frozen=True, eq=False)
-class EventStore:
-    """Events in columns, to which the lists of a split's parts refer."""
-
-    users: Texts
-    """(users,) ids"""
-    names: Texts
-    """(items,) ids"""
-    items: NDArray[np.integer[Any]]
-    """(n,): the item of each event, as an index into `names`"""
-    types: FieldTypes = field(default_factory=FieldTypes)
-    """The fields below"""
-    fields: Mapping[str, Coded[Value | None]] = field(default_factory=dict)
-    """Field of events -> n values"""
-    times: NDArray[Any] | None = None
-    """(n,) seconds since 1970"""
-    user_fields: Mapping[str, Coded[Value | None]] = field(default_factory=dict)
-    """Field of users -> (users,) values"""
-
-    @cached_property
-    def user_order(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The codes of users by bucket, which is the CRC-32 of the id, then by id, and (BUCKETS +
-        1,) where each bucket starts."""
-        buckets, by_id = user_buckets(self.users), self.users.order
-        order = by_id[np.argsort(buckets[by_id], kind="stable")]
-        return order, np.searchsorted(buckets[order], np.arange(BUCKETS + 1))
-
-    @cached_property
-    def has_fields(self) -> bool:
-        """Whether events or users have any field."""
-        return bool(self.fields or self.user_fields or self.times is not None)
-
-    def of_events(self, user: int, events: Any) -> Fields:
-        """The fields of a user, by code, and of a slice or an array of events."""
-        if not self.has_fields:
-            return NO_FIELDS
-        return Fields(
-            {name: values[user] for name, values in self.user_fields.items()},
-            {name: tuple(values[events]) for name, values in self.fields.items()},
-            times=None if self.times is None else tuple(self.times[events].tolist()),
-        )
-
-    def at(self, event: int, names: Iterable[str]) -> Values:
-        """The values of some fields at an event."""
-        return {name: self.fields[name][event] for name in names}
-
-    def time(self, event: int) -> float | None:
-        """When an event happened, None where the store has no times."""
-        return None if self.times is None else self.times[event].item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,11 +184,7 @@ class PackedSequences(_Packed[UserSequence]):
     @property
     def target_marks(self) -> NDArray[np.bool_]:
         """(events,): whether each training event may be a target, user by user."""
-        marks = self.store.fields.get(TARGET)
-        if marks is None:
-            return np.ones(self.n_events, dtype=np.bool_)
-        is_marked = [mark == TARGET_VALUES[True] for mark in marks.names.tolist()]
-        return np.array(is_marked, dtype=np.bool_)[marks.codes[self.items.places]]
+        return self.items.of(self.store.is_target)
 
     def take(self, rows: Any) -> "PackedSequences":
         """The sequences at some rows, or of a slice of them."""

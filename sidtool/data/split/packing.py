@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from sidtool.base.errors import IntegrityError
 from sidtool.base.ranges import consecutive, run_starts
 from sidtool.data.coded import Coded, Texts, object_array
-from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes, Value, Values
-from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
+from sidtool.data.fields.fields import (
+    TARGET,
+    TARGET_VALUES,
+    EventStore,
+    Fields,
+    FieldTypes,
+    Value,
+    Values,
+)
+from sidtool.data.split.packed import PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.values import Example, UserSequence
 
 

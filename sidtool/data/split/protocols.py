@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.field_columns import FieldTable
+from sidtool.data.fields.fields import EventStore
 from sidtool.data.interactions import Interactions
-from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
+from sidtool.data.split.packed import PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.packing import pack_parts, parts_of_windows
 from sidtool.data.split.record import Cuts, Protocol, SplitCounts
 from sidtool.data.split.sessions import SessionTable
@@ -39,8 +39,8 @@ class SplitEvents:
     """All events of all users, and the parts of a split as arrays that refer to them."""
 
     interactions: Interactions
-    fields: FieldTable | None = None
-    """Their fields, and which of them are targets; None: all are"""
+    fields: EventStore | None = None
+    """The same with their fields, and which of them are targets; None: all are"""
     sessions: SessionTable | None = None
     """Their sessions, if the split records them"""
 
@@ -113,11 +113,8 @@ class SplitEvents:
     @cached_property
     def store(self) -> EventStore:
         """The events, to which all parts refer."""
-        events, table = self.interactions, self.fields
-        parts = (events.users.names, events.items.names, events.items.codes)
-        if table is None:
-            return EventStore(*parts)
-        return EventStore(*parts, table.types, table.columns, table.times, table.users)
+        events = self.interactions
+        return self.fields or EventStore(events.users.names, events.items.names, events.items.codes)
 
     def sequences(self, users: NDArray[np.int64], stops: NDArray[np.int64]) -> PackedSequences:
         """(n,) users' events before (n,) indexes, as training events."""

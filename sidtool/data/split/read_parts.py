@@ -13,9 +13,9 @@ from sidtool.base.errors import IntegrityError
 from sidtool.base.ranges import consecutive
 from sidtool.base.threads import release_arrow_memory
 from sidtool.data.coded import Coded, Texts, numpy_numbers, object_array
-from sidtool.data.fields.fields import FieldTypes, Value
+from sidtool.data.fields.fields import EventStore, FieldTypes, Value
 from sidtool.data.split.logs import PARTS
-from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
+from sidtool.data.split.packed import PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.packing import PackedParts, parts_of_windows
 from sidtool.data.split.part_columns import (
     NUMBER,
