@@ -149,14 +149,9 @@ def _runs(
     names = {USER: columns.user, ITEM: columns.item, **{_cell(name): name for name in further}}
     if columns.order is not None:
         names[ORDER] = columns.order
-    batches = column_batches(path, list(names.values()), ids=[columns.user, columns.item])
-    renamed: Iterable[Mapping[str, Column]] = (
-        {new: cells[name] for new, name in names.items()} for cells in batches
-    )
-    if columns.time_format is not None:
-        renamed = with_iso_times(renamed, columns.time_format)
+    batches = event_batches(path, names, columns.time_format)
     is_empty = True
-    for run in coder.runs(path, renamed, most_events):
+    for run in coder.runs(path, batches, most_events):
         is_empty = False
         yield run
     if is_empty:
@@ -164,12 +159,17 @@ def _runs(
     check_one_unit(path, coder.units)
 
 
-def with_iso_times(
-    batches: Iterable[Mapping[str, Column]], time_format: str
+def event_batches(
+    path: Path, columns: Mapping[str, str], time_format: str | None = None
 ) -> Iterator[dict[str, Column]]:
-    """The batches with dates of a format in the column `order` as ISO dates."""
-    for cells in batches:
-        yield {**cells, ORDER: iso_times(cells[ORDER], time_format)}
+    """The cells of events, some rows at a time; `columns` are the names that the file has for
+    `user`, `item`, `order` and others. Dates of a format become ISO dates."""
+    names = list(columns.values())
+    for cells in column_batches(path, names, ids=[columns[USER], columns[ITEM]]):
+        batch = {content: cells[name] for content, name in columns.items()}
+        if time_format is not None:
+            batch[ORDER] = iso_times(batch[ORDER], time_format)
+        yield batch
 
 
 class _Run(NamedTuple):

@@ -16,10 +16,10 @@ from sidtool.base.ranges import run_starts
 from sidtool.base.records import JsonRecord
 from sidtool.data.coded import Column
 from sidtool.data.event_sort import ORDER, REST
-from sidtool.data.interactions import EventCoder
+from sidtool.data.interactions import EventCoder, event_batches
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.opening import read_errors
-from sidtool.data.tables.tables import column_batches, column_names
+from sidtool.data.tables.tables import column_names
 from sidtool.data.times import MAX_WHOLE, NUMBER, check_one_unit, common_unit, parse_moment
 
 BATCH = 1 << 16
@@ -58,9 +58,7 @@ def table_batches(path: Path, columns: Mapping[str, str]) -> Iterator[Cells]:
     missing = [name for name in columns.values() if name not in available]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}: {', '.join(available)}")
-    ids = [columns["user"], columns["item"]]
-    for cells in column_batches(path, list(columns.values()), ids=ids):
-        yield {content: cells[name] for content, name in columns.items()}
+    yield from event_batches(path, columns)
 
 
 def headless_batches(path: Path, kind: str, available: Sequence[str]) -> Iterator[Cells]:

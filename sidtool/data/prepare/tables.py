@@ -10,10 +10,9 @@ from pathlib import Path
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, Header
-from sidtool.data.interactions import with_iso_times
+from sidtool.data.interactions import event_batches
 from sidtool.data.items import CatalogNames
 from sidtool.data.prepare.raw import Cells as EventCells
-from sidtool.data.prepare.raw import table_batches
 from sidtool.data.tables.tables import column_names, read_columns
 from sidtool.data.times import iso_times, parse_moments, units_per_second, usual_formats
 from sidtool.data.unknown_ids import plain_id
@@ -160,8 +159,8 @@ def read_events(
         )
     rating = rating or (RATING if RATING in header.names else None)
     used = {"user": columns.user, "item": columns.item, "order": columns.order, "rating": rating}
-    batches = table_batches(path, {content: name for content, name in used.items() if name})
-    return batches if columns.time_format is None else with_iso_times(batches, columns.time_format)
+    names_by_content = {content: name for content, name in used.items() if name}
+    return event_batches(path, names_by_content, columns.time_format)
 
 
 def read_items(

@@ -20,7 +20,7 @@ from sidtool.data.coded import Texts
 from sidtool.data.columns import EventColumns, EventNames, Header
 from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, FieldTypes
-from sidtool.data.interactions import ITEM, EventCoder, runs_of_cells, with_iso_times
+from sidtool.data.interactions import ITEM, EventCoder, runs_of_cells
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.digests import BucketDigests, pair_digest
 from sidtool.data.split.make import SplitOptions, make_split
@@ -29,7 +29,7 @@ from sidtool.data.split.protocols import refuse_empty
 from sidtool.data.split.record import SPLIT_FORMAT, Cuts, SplitCounts, SplitManifest
 from sidtool.data.split.write_parts import folder_name, write_logs
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import check_one_unit, check_same_kind
+from sidtool.data.times import check_one_unit, check_same_kind, iso_times
 
 GROUPED_ROWS = 1 << 19
 """Rows of a file that are grouped together: a batch of each part is of so many rows."""
@@ -112,7 +112,7 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
             contents = {USER: columns.user, ITEM: columns.item, ORDER: columns.order}
             cells = {content: run[name] for content, name in contents.items() if name is not None}
             if columns.time_format is not None:
-                [cells] = with_iso_times([cells], columns.time_format)
+                cells[ORDER] = iso_times(cells[ORDER], columns.time_format)
             coder.check(source, pa.table(cells), first)
             coded = run[columns.user].combine_chunks().dictionary_encode()
             buckets = user_buckets(Texts(coded.dictionary)).astype(np.int64)
