@@ -1,6 +1,5 @@
 """The training events of a split as columns, and training examples as lines of a file, many at
-once: every text that occurs in them is stored once, and lines are put together from the numbers of
-their texts."""
+once: lines are joined from arrays of the texts that occur in them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.ranges import bounds_of, consecutive, ranges
+from sidtool.base.ranges import bounds_of, ranges
 from sidtool.data import Texts
 from sidtool.data.split import PackedExamples, PackedSequences, Split, write_examples
 
@@ -112,72 +111,77 @@ class ExampleBlock(NamedTuple):
     """Held-out events that they show"""
 
 
-class LinePart(NamedTuple):
-    """A part of n lines, each of which has some texts of it, one after the other."""
+def strings(texts: Iterable[str]) -> Any:
+    """(n,) texts as an arrow array, which may have any number of bytes."""
+    import pyarrow as pa
 
-    sizes: NDArray[Any]
-    """(n,) texts of each line, as numbers or as booleans"""
-    numbers: NDArray[Any]
-    """(sum of sizes,) the numbers of the texts"""
+    return pa.array(texts, pa.large_string())
 
 
-def line_part(numbers: NDArray[Any]) -> LinePart:
-    """A part of which each line has one text."""
-    return LinePart(np.ones_like(numbers), numbers)
+def escaped(texts: Iterable[str]) -> Iterator[str]:
+    """Texts as they stand within a JSON string."""
+    return (encode_basestring(text)[1:-1] for text in texts)
 
 
-class LineTexts:
-    """The texts that lines consist of, by number."""
+def escaped_strings(texts: Texts) -> Any:
+    """(n,) texts as they stand within a JSON string, as `strings`."""
+    data = np.frombuffer(texts.arrow.buffers()[2] or b"", dtype=np.uint8)
+    if ((data < ord(" ")) | (data == ord('"')) | (data == ord("\\"))).any():
+        return strings(escaped(texts))
+    return texts.arrow.cast("large_string")
 
-    def __init__(self) -> None:
-        self._arrays: list[Any] = []
-        self._n_texts = 0
 
-    def add(self, texts: Iterable[str]) -> int:
-        """Add texts -> the number of the first one; the others follow."""
-        import pyarrow as pa
+def taken(texts: Any, places: NDArray[Any]) -> Any:
+    """(n,): the texts at n places."""
+    import pyarrow as pa
 
-        return self._add(pa.array(texts, pa.large_string()))
+    return texts.take(pa.array(places))
 
-    def add_escaped(self, texts: Texts, before: str = "", after: str = "") -> int:
-        """Add texts as they stand within a JSON string, between two others, as `add`."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
 
-        in_json = texts.arrow
-        data = np.frombuffer(in_json.buffers()[2] or b"", dtype=np.uint8)
-        if ((data < ord(" ")) | (data == ord('"')) | (data == ord("\\"))).any():
-            in_json = pa.array(escaped(texts), pa.large_string())
-        in_json = in_json.cast(pa.large_string())
-        if before or after:
-            parts = [pa.scalar(text, pa.large_string()) for text in (before, after, "")]
-            in_json = pc.binary_join_element_wise(parts[0], in_json, parts[1], parts[2])
-        return self._add(in_json)
+def joined(*parts: Any) -> Any:
+    """(n,) texts: each has a text of every part, that is an array of n, or one for all of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def _add(self, texts: Any) -> int:
-        first = self._n_texts
-        self._arrays.append(texts)
-        self._n_texts += len(texts)
-        return first
+    separator = ""  # the last argument
+    columns = [
+        pa.scalar(part, pa.large_string()) if isinstance(part, str) else part
+        for part in (*parts, separator)
+    ]
+    return pc.binary_join_element_wise(*columns)
 
-    def joined(self, parts: Sequence[LinePart]) -> Any:
-        """The bytes of lines as a buffer: the texts of the first one part by part, then those of
-        the next."""
-        import pyarrow as pa
 
-        sizes = np.stack([part.sizes for part in parts], axis=1)  # (lines, parts)
-        if not sizes.any():
-            return b""
-        stops = np.cumsum(sizes).reshape(sizes.shape)
-        starts = stops - sizes
-        numbers = np.empty(int(stops[-1, -1]), dtype=np.int64)
-        for place, part in enumerate(parts):
-            numbers[consecutive(starts[:, place], part.sizes)] = part.numbers
-        if len(self._arrays) > 1:
-            self._arrays = [pa.concat_arrays(self._arrays)]
-        _, offsets, values = self._arrays[0].take(pa.array(numbers)).buffers()
-        stop = np.frombuffer(offsets, dtype=np.int64)[len(numbers)]
-        return values[: int(stop)]
+def joined_lists(texts: Any, sizes: Numbers, separator: str = "") -> Any:
+    """(n,): the texts of each of n lists of these sizes, with a separator between them; the lists
+    lie behind one another in `texts`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = pa.LargeListArray.from_arrays(pa.array(bounds_of(sizes)), texts)
+    return pc.binary_join(lists, pa.scalar(separator, pa.large_string()))
+
+
+def spelled(numbers: NDArray[Any]) -> Any:
+    """(n,) numbers as texts."""
+    import pyarrow as pa
+
+    return pa.array(numbers).cast(pa.large_string())
+
+
+def where(condition: NDArray[np.bool_], texts: Any) -> Any:
+    """(n,): the texts, or text, where a condition is true; else nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    nothing = pa.scalar("", pa.large_string())
+    text = pa.scalar(texts, pa.large_string()) if isinstance(texts, str) else texts
+    return pc.if_else(pa.array(condition), text, nothing)
+
+
+def line_bytes(lines: Any) -> Any:
+    """The bytes of n lines, as a buffer."""
+    _, offsets, values = lines.buffers()
+    return values[: int(np.frombuffer(offsets, dtype=np.int64)[len(lines)])]
 
 
 def write_validation(path: Path, examples: PackedExamples) -> None:
@@ -185,79 +189,54 @@ def write_validation(path: Path, examples: PackedExamples) -> None:
     if examples.store.has_fields or (examples.targets.lengths > 1).any():
         write_examples(path, examples)
         return
-    texts, names = LineTexts(), examples.names
-    head = texts.add(['{"user": "', '", "history": ['])
-    opening = head + 1
-    users = texts.add_escaped(examples.store.users)
-    first_items = texts.add_escaped(names, '"', '"')
-    next_items = texts.add_escaped(names, ', "', '"')
-    targets = texts.add_escaped(names, '], "item": "', '"')
-    distinct, inverse = np.unique(examples.positions, return_inverse=True)
-    positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
+    users = escaped_strings(examples.store.users)
+    items = joined('"', escaped_strings(examples.names), '"')
     with path.open("wb") as stream:
         for start, stop in ranges(examples.histories.lengths, BLOCK):
             part = examples.take(slice(start, stop))
-            sizes = part.histories.lengths
-            one_each = np.ones_like(sizes)
-            history = part.histories.joined + np.int64(next_items)
-            oldest = (np.cumsum(sizes) - sizes)[sizes > 0]
-            history[oldest] += first_items - next_items
-            parts = [
-                line_part(one_each * head),
-                line_part(part.user_codes + np.int64(users)),
-                line_part(one_each * opening),
-                LinePart(sizes, history),
-                line_part(part.items + np.int64(targets)),
-                line_part(inverse[start:stop] + positions),
-            ]
-            stream.write(texts.joined(parts))
+            history = taken(items, part.histories.joined)
+            lines = joined(
+                '{"user": "',
+                taken(users, part.user_codes),
+                '", "history": [',
+                joined_lists(history, part.histories.lengths, ", "),
+                '], "item": ',
+                taken(items, part.items),
+                ', "position": ',
+                spelled(part.positions),
+                "}\n",
+            )
+            stream.write(line_bytes(lines))
 
 
-class CatalogSpans:
-    """The spans of catalog text at the end of lines, as `example_json` has them."""
+def catalog_spans(sizes: Numbers, starts: Numbers, stops: Numbers, answers: Numbers) -> Any:
+    """(n,), or "" if there are none: the spans of catalog text at the ends of n lines, as
+    `example_json` has them. (n,) `sizes` are the spans of each prompt, `starts` and `stops` where
+    these start and stop, one prompt after the other; (n,) `answers` the characters of each answer,
+    0 for one that is no catalog text."""
+    import pyarrow as pa
 
-    def __init__(self, texts: LineTexts, longest_prompt: int, longest_answer: int) -> None:
-        offsets = range(longest_prompt + 1)
-        self._starts = texts.add([f"{offset}, " for offset in offsets])
-        self._stops = texts.add([f"{offset}], [" for offset in offsets])
-        self._last_stops = texts.add([f"{offset}]]" for offset in offsets])
-        self._opening = texts.add([', "catalog": {"prompt": [['])
-        self._closing = texts.add(["}"])
-        answers = [f'"completion": [[0, {length}]]}}' for length in range(longest_answer + 1)]
-        self._only_answers = texts.add([f', "catalog": {{{answer}' for answer in answers])
-        self._answers = texts.add([f", {answer}" for answer in answers])
-
-    def parts(
-        self, sizes: Numbers, starts: Numbers, stops: Numbers, answers: Numbers
-    ) -> list[LinePart]:
-        """The parts of n lines. (n,) `sizes` are the spans of each prompt, `starts` and `stops`
-        where these start and stop, one prompt after the other; (n,) `answers` the characters of
-        each answer, 0 for one that is no catalog text. A line with neither has no text."""
-        span_texts = np.empty(2 * len(starts), dtype=np.int64)  # two of each span
-        span_texts[::2] = self._starts + starts
-        span_texts[1::2] = self._stops + stops
-        has_spans = sizes > 0
-        last_spans = np.cumsum(sizes)[has_spans] - 1
-        span_texts[2 * last_spans + 1] = self._last_stops + stops[last_spans]
-        openings = np.full(len(last_spans), self._opening)
-        ends = np.where(has_spans, self._answers, self._only_answers) + answers
-        ends[answers == 0] = self._closing
-        has_end = has_spans | (answers > 0)
-        return [
-            LinePart(has_spans, openings),
-            LinePart(2 * sizes, span_texts),
-            LinePart(has_end, ends[has_end]),
-        ]
+    in_prompt, in_answer = sizes > 0, answers > 0
+    if not (in_prompt | in_answer).any():
+        return ""
+    n_offsets = int(stops.max(initial=0)) + 1
+    offsets = spelled(np.arange(n_offsets))
+    ends = pa.concat_arrays([joined("[", offsets), joined(offsets, "]")])
+    # of each span where it starts, then where it stops
+    places = np.stack([starts, n_offsets + stops], axis=1).ravel()
+    spans = joined_lists(taken(ends, places), 2 * sizes, ", ")
+    catalog = joined(
+        ', "catalog": {',
+        where(in_prompt, joined('"prompt": [', spans, "]")),
+        where(in_prompt & in_answer, ", "),
+        where(in_answer, joined('"completion": [[0, ', spelled(answers), "]]")),
+        "}",
+    )
+    return where(in_prompt | in_answer, catalog)
 
 
-def by_row(first: int, rows: Numbers) -> Numbers:
-    """The numbers of the texts of ascending rows, the first of which has a number: those of other
-    rows are 0."""
-    numbers = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
-    numbers[rows] = first + np.arange(len(rows))
-    return numbers
-
-
-def escaped(texts: Iterable[str]) -> Iterator[str]:
-    """Texts as they stand within a JSON string."""
-    return (encode_basestring(text)[1:-1] for text in texts)
+def places_of(rows: Numbers) -> Numbers:
+    """(rows,): the places of ascending rows among themselves; those of other rows are 0."""
+    places = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
+    places[rows] = np.arange(len(rows))
+    return places

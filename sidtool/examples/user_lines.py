@@ -3,24 +3,27 @@ a file and many at once: next items of histories, and sequences."""
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sidtool.base.ranges import bounds_of, consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
-    CatalogSpans,
     EventBlock,
     ExampleBlock,
-    LinePart,
-    LineTexts,
     MakeBlock,
     Numbers,
     TrainEvents,
-    by_row,
+    catalog_spans,
     escaped,
-    line_part,
+    escaped_strings,
+    joined,
+    joined_lists,
+    line_bytes,
+    places_of,
+    strings,
+    taken,
 )
 from sidtool.examples.histories import Windows, sequence_windows
 from sidtool.examples.task import ExampleContext
@@ -30,14 +33,18 @@ from sidtool.model.prompt import catalog, template
 class ShownItems(NamedTuple):
     """What is shown of each item, by its row in the bundle."""
 
-    numbers: Numbers
-    """(rows,) the number of its text"""
-    next_numbers: Numbers
-    """(rows,) that of its text behind a separator"""
+    texts: Any
+    """(shown,) as they stand within a JSON string"""
+    places: Numbers
+    """(rows,) of the text of each among these"""
     tokens: Numbers
     """(rows,)"""
     characters: Numbers
     """(rows,) of catalog text, 0 for a SID"""
+
+    def of(self, rows: Numbers) -> Any:
+        """(n,): the texts of n items."""
+        return taken(self.texts, self.places[rows])
 
 
 class EventLines:
@@ -45,19 +52,17 @@ class EventLines:
 
     def __init__(self, context: ExampleContext, events: TrainEvents) -> None:
         self._context = context
-        self._texts = LineTexts()
-        self._users = self._texts.add_escaped(events.user_ids)
-        self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
-        self._end = self._texts.add(["}\n"])
+        self._users = escaped_strings(events.user_ids)
+        self._head = f'{{"task": "{context.name}", "user": "'
         frames, space = context.frames, context.bundle.space
         ending_text = (space.begin or "") if context.ending else ""
         # the literal text behind the user, behind the history and behind the answer
         before = escaped(frame.before for frame in frames)
         after = escaped(frame.after + ending_text for frame in frames)
         close = escaped(frame.close for frame in frames)
-        self._before = self._texts.add([f'", "prompt": "{text}' for text in before])
-        self._after = self._texts.add([f'{text}", "completion": "' for text in after])
-        self._close = self._texts.add([f'{text}"' for text in close])
+        self._before = strings(f'", "prompt": "{text}' for text in before)
+        self._after = strings(f'{text}", "completion": "' for text in after)
+        self._close = strings(f'{text}"' for text in close)
         self._before_characters = np.array([len(frame.before) for frame in frames])
         literals = [map(template, (frame.before, frame.after, frame.close)) for frame in frames]
         n_tokens = [context.length([*segments, *context.ending]) for segments in literals]
@@ -72,33 +77,23 @@ class EventLines:
         self._answers = self._sids(rows, begin_token=False)
         if task.target != "sid":
             self._answers = self._titles(rows, task.column or "title")
-        longest_item = int(self._items.characters.max(initial=0)) + len(self._separator)
-        longest_prompt = longest_item * min(context.history_length, events.longest)
-        longest_prompt += int(self._before_characters.max())
-        longest_answer = int(self._answers.characters.max(initial=0))
-        self._spans = CatalogSpans(self._texts, longest_prompt, longest_answer)
 
     def _sids(self, rows: Numbers, *, begin_token: bool = True) -> ShownItems:
         """SIDs; without the begin token as answers, since the prompt ends with it."""
         texts, n_tokens = self._context.sid_texts(rows, begin_token=begin_token)
-        numbers = by_row(self._texts.add_escaped(texts), rows)
-        none = np.zeros_like(numbers)
+        places = places_of(rows)
+        none = np.zeros_like(places)
         tokens = none if self._context.encoder is None else none + n_tokens
-        return ShownItems(numbers, numbers, tokens, none)
+        return ShownItems(escaped_strings(texts), places, tokens, none)
 
     def _titles(self, rows: Numbers, column: str) -> ShownItems:
         """A column of the catalog."""
         texts = [self._context.texts.text(column, row) for row in rows.tolist()]
-        in_json = list(escaped(texts))
-        numbers = next_numbers = by_row(self._texts.add(in_json), rows)
-        if self._separator:
-            [separator] = escaped([self._separator])
-            separated = self._texts.add([separator + text for text in in_json])
-            next_numbers = by_row(separated, rows)
-        tokens, characters = np.zeros_like(numbers), np.zeros_like(numbers)
+        places = places_of(rows)
+        tokens, characters = np.zeros_like(places), np.zeros_like(places)
         tokens[rows] = [self._context.length([catalog(text)]) for text in texts]
         characters[rows] = [len(text) for text in texts]
-        return ShownItems(numbers, next_numbers, tokens, characters)
+        return ShownItems(strings(escaped(texts)), places, tokens, characters)
 
     def answers(self, events: EventBlock) -> tuple[Numbers, Numbers]:
         """The events of a block that are answers: (answers,) their indexes, and the number of each
@@ -138,22 +133,14 @@ class EventLines:
             raise self._context.too_long()
         history_tokens = tokens_before[targets] - tokens_before[starts] - self._separator_tokens
         lengths = fixed + history_tokens
-        parts = self._parts(events, starts, targets, frames)
-        lines = self._texts.joined(parts)
+        lines = self._lines(events, starts, targets, frames)
         return ExampleBlock(lines, lengths, events.count_held_out(starts, targets + 1))
 
-    def _parts(
-        self, events: EventBlock, starts: Numbers, targets: Numbers, frames: Numbers
-    ) -> list[LinePart]:
-        """What the lines consist of, by (examples,) the first event of each history, the event of
-        the answer, right behind the last one of the history, and the number of the frame."""
-        one_each = np.ones_like(targets)
+    def _lines(self, events: EventBlock, starts: Numbers, targets: Numbers, frames: Numbers) -> Any:
+        """The lines of examples, by (examples,) the first event of each history, the event of the
+        answer, right behind the last one of the history, and the number of the frame."""
         sizes = targets - starts
         indexes = consecutive(starts, sizes)
-        items = events.rows[indexes]
-        item_texts = self._items.next_numbers[items]
-        oldest = np.cumsum(sizes) - sizes
-        item_texts[oldest] = self._items.numbers[items[oldest]]
         users = np.repeat(events.users, events.sizes)[targets]
         answers = events.rows[targets]
         # the spans of titles in prompts
@@ -167,18 +154,19 @@ class EventLines:
         title_stops = title_starts + characters[titles]
         n_titles = np.bincount(owners, minlength=len(first))
         answer_characters = self._answers.characters[answers]
-        spans = self._spans.parts(n_titles, title_starts, title_stops, answer_characters)
-        return [
-            line_part(self._head * one_each),
-            line_part(self._users + users),
-            line_part(self._before + frames),
-            LinePart(sizes, item_texts),
-            line_part(self._after + frames),
-            line_part(self._answers.numbers[answers]),
-            line_part(self._close + frames),
-            *spans,
-            line_part(self._end * one_each),
-        ]
+        [separator] = escaped([self._separator])
+        lines = joined(
+            self._head,
+            taken(self._users, users),
+            taken(self._before, frames),
+            joined_lists(self._items.of(events.rows[indexes]), sizes, separator),
+            taken(self._after, frames),
+            self._answers.of(answers),
+            taken(self._close, frames),
+            catalog_spans(n_titles, title_starts, title_stops, answer_characters),
+            "}\n",
+        )
+        return line_bytes(lines)
 
 
 def event_blocks(
@@ -202,35 +190,39 @@ class _SequenceLines:
         before = template(context.frames[0].before)
         self._n_before = context.length([before])
         [text] = escaped([before.text])
-        self._texts = LineTexts()
         sid_texts, n_tokens = context.sid_texts(events.used_rows)
-        self._items = by_row(self._texts.add_escaped(sid_texts), events.used_rows)
+        self._sids, self._places = escaped_strings(sid_texts), places_of(events.used_rows)
         self._tokens_of_item = 0 if context.encoder is None else n_tokens
-        self._users = self._texts.add_escaped(events.user_ids)
-        self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
-        self._opening = self._texts.add([f'", "text": "{text}', f'", "prompt": "{text}'])
-        self._completion = self._texts.add(['", "completion": "'])
-        self._end = self._texts.add(['"}\n'])
+        self._users = escaped_strings(events.user_ids)
+        self._head = f'{{"task": "{context.name}", "user": "'
+        # without and with a prompt
+        self._opening = strings([f'", "text": "{text}', f'", "prompt": "{text}'])
+        self._completion = strings(["", '", "completion": "'])
 
     def block(self, events: EventBlock, windows: Windows) -> ExampleBlock:
         """The examples of windows of the users of a block."""
         first_events = events.starts[windows.owners]
         starts, targets, stops = (first_events + column for column in windows[1:])
-        has_prompt = targets > starts
-        one_each = np.ones_like(starts)
-        items = self._items[events.rows]
-        parts = [
-            line_part(one_each * self._head),
-            line_part(self._users + events.users[windows.owners]),
-            line_part(self._opening + has_prompt),
-            LinePart(targets - starts, items[consecutive(starts, targets - starts)]),
-            LinePart(has_prompt, one_each[has_prompt] * self._completion),
-            LinePart(stops - targets, items[consecutive(targets, stops - targets)]),
-            line_part(one_each * self._end),
-        ]
-        lines = self._texts.joined(parts)
+        has_prompt = (targets > starts).astype(np.int8)
+        prompts, completions = (
+            joined_lists(taken(self._sids, self._places[events.rows[indexes]]), sizes)
+            for indexes, sizes in (
+                (consecutive(starts, targets - starts), targets - starts),
+                (consecutive(targets, stops - targets), stops - targets),
+            )
+        )
+        lines = joined(
+            self._head,
+            taken(self._users, events.users[windows.owners]),
+            taken(self._opening, has_prompt),
+            prompts,
+            taken(self._completion, has_prompt),
+            completions,
+            '"}\n',
+        )
         lengths = self._n_before + self._tokens_of_item * (stops - starts)
-        return ExampleBlock(lines, lengths, events.count_held_out(starts, stops))
+        leaked = events.count_held_out(starts, stops)
+        return ExampleBlock(line_bytes(lines), lengths, leaked)
 
 
 def sequence_blocks(
