@@ -26,8 +26,8 @@ class EventBlock:
     """(users,) codes of their ids in `TrainEvents.user_ids`"""
     starts: NDArray[np.int64]
     """(users + 1,): the events of user i are starts[i]:starts[i + 1]"""
-    rows: NDArray[np.int64]
-    """(events,) the row of each item in the bundle"""
+    items: NDArray[np.int64]
+    """(events,) the place of each item in `TrainEvents.used_rows`"""
     is_held_out: NDArray[np.bool_]
     """(events,)"""
 
@@ -60,6 +60,8 @@ class TrainEvents:
         """Events whose items the bundle lacks"""
         self.used_rows = np.sort(self._row_of_code[in_bundle & (counts > 0)])
         """The rows of the items that users have, ascending"""
+        places = np.searchsorted(self.used_rows, self._row_of_code)
+        self._place_of_code = np.where(in_bundle, places, -1)
         self.longest = int(self._train.items.lengths.max(initial=0))
         """The events of the user who has most"""
         self.user_ids = self._train.store.users
@@ -80,11 +82,11 @@ class TrainEvents:
             owners = np.repeat(np.arange(len(train)), train.items.lengths)
             user_codes = train.user_codes[owners]
             is_held_out = self._held_out.are_held_out(user_codes, codes, train.event_positions)
-            rows = self._row_of_code[codes]
-            in_bundle = rows >= 0
+            items = self._place_of_code[codes]
+            in_bundle = items >= 0
             n_events = np.bincount(owners[in_bundle], minlength=len(train))
             starts = bounds_of(n_events)
-            yield EventBlock(train.user_codes, starts, rows[in_bundle], is_held_out[in_bundle])
+            yield EventBlock(train.user_codes, starts, items[in_bundle], is_held_out[in_bundle])
 
     def _parts(self, users: range, n_events: int) -> Iterator[PackedSequences]:
         """The events of consecutive users, about `n_events` at once."""
@@ -233,10 +235,3 @@ def catalog_spans(sizes: Numbers, starts: Numbers, stops: Numbers, answers: Numb
         "}",
     )
     return where(in_prompt | in_answer, catalog)
-
-
-def places_of(rows: Numbers) -> Numbers:
-    """(rows,): the places of ascending rows among themselves; those of other rows are 0."""
-    places = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
-    places[rows] = np.arange(len(rows))
-    return places

@@ -21,7 +21,6 @@ from sidtool.examples.blocks import (
     joined,
     joined_lists,
     line_bytes,
-    places_of,
     strings,
     taken,
 )
@@ -31,20 +30,14 @@ from sidtool.model.prompt import catalog, template
 
 
 class ShownItems(NamedTuple):
-    """What is shown of each item, by its row in the bundle."""
+    """What is shown of each item that users have."""
 
     texts: Any
-    """(shown,) as they stand within a JSON string"""
-    places: Numbers
-    """(rows,) of the text of each among these"""
+    """(items,) as they stand within a JSON string"""
     tokens: Numbers
-    """(rows,)"""
+    """(items,)"""
     characters: Numbers
-    """(rows,) of catalog text, 0 for a SID"""
-
-    def of(self, rows: Numbers) -> Any:
-        """(n,): the texts of n items."""
-        return taken(self.texts, self.places[rows])
+    """(items,) of catalog text, 0 for a SID"""
 
 
 class EventLines:
@@ -81,19 +74,15 @@ class EventLines:
     def _sids(self, rows: Numbers, *, begin_token: bool = True) -> ShownItems:
         """SIDs; without the begin token as answers, since the prompt ends with it."""
         texts, n_tokens = self._context.sid_texts(rows, begin_token=begin_token)
-        places = places_of(rows)
-        none = np.zeros_like(places)
-        tokens = none if self._context.encoder is None else none + n_tokens
-        return ShownItems(escaped_strings(texts), places, tokens, none)
+        tokens = np.full(len(rows), 0 if self._context.encoder is None else n_tokens)
+        return ShownItems(escaped_strings(texts), tokens, np.zeros_like(rows))
 
     def _titles(self, rows: Numbers, column: str) -> ShownItems:
         """A column of the catalog."""
         texts = [self._context.texts.text(column, row) for row in rows.tolist()]
-        places = places_of(rows)
-        tokens, characters = np.zeros_like(places), np.zeros_like(places)
-        tokens[rows] = [self._context.length([catalog(text)]) for text in texts]
-        characters[rows] = [len(text) for text in texts]
-        return ShownItems(strings(escaped(texts)), places, tokens, characters)
+        tokens = np.array([self._context.length([catalog(text)]) for text in texts], dtype=np.int64)
+        characters = np.array([len(text) for text in texts], dtype=np.int64)
+        return ShownItems(strings(escaped(texts)), tokens, characters)
 
     def answers(self, events: EventBlock) -> tuple[Numbers, Numbers]:
         """The events of a block that are answers: (answers,) their indexes, and the number of each
@@ -103,7 +92,7 @@ class EventLines:
         numbers = np.arange(len(targets))
         if self._context.task.target == "sid":
             return targets, numbers
-        has_text = self._answers.characters[events.rows[targets]] > 0
+        has_text = self._answers.characters[events.items[targets]] > 0
         return targets[has_text], numbers[has_text]
 
     def block(
@@ -118,10 +107,10 @@ class EventLines:
             turns += np.repeat(numbers, n_copies)
         frames = turns % len(self._context.frames)
         # (events + 1,): the tokens of the items before each event, with a separator behind each
-        item_tokens = self._items.tokens[events.rows] + self._separator_tokens
+        item_tokens = self._items.tokens[events.items] + self._separator_tokens
         tokens_before = bounds_of(item_tokens)
         # the tokens of each example without its history
-        fixed = self._frame_tokens[frames] + self._answers.tokens[events.rows[targets]]
+        fixed = self._frame_tokens[frames] + self._answers.tokens[events.items[targets]]
         first_events = np.repeat(events.starts[:-1], events.sizes)  # (events,) of the same user
         starts = np.maximum(first_events[targets], targets - self._context.history_length)
         if self._context.encoder is not None:
@@ -142,9 +131,9 @@ class EventLines:
         sizes = targets - starts
         indexes = consecutive(starts, sizes)
         users = np.repeat(events.users, events.sizes)[targets]
-        answers = events.rows[targets]
+        answers = events.items[targets]
         # the spans of titles in prompts
-        characters = self._items.characters[events.rows]
+        characters = self._items.characters[events.items]
         before = bounds_of(characters + len(self._separator))
         first = self._before_characters[frames] - before[starts]
         has_title = characters[indexes] > 0
@@ -159,9 +148,9 @@ class EventLines:
             self._head,
             taken(self._users, users),
             taken(self._before, frames),
-            joined_lists(self._items.of(events.rows[indexes]), sizes, separator),
+            joined_lists(taken(self._items.texts, events.items[indexes]), sizes, separator),
             taken(self._after, frames),
-            self._answers.of(answers),
+            taken(self._answers.texts, answers),
             taken(self._close, frames),
             catalog_spans(n_titles, title_starts, title_stops, answer_characters),
             "}\n",
@@ -191,7 +180,7 @@ class _SequenceLines:
         self._n_before = context.length([before])
         [text] = escaped([before.text])
         sid_texts, n_tokens = context.sid_texts(events.used_rows)
-        self._sids, self._places = escaped_strings(sid_texts), places_of(events.used_rows)
+        self._sids = escaped_strings(sid_texts)
         self._tokens_of_item = 0 if context.encoder is None else n_tokens
         self._users = escaped_strings(events.user_ids)
         self._head = f'{{"task": "{context.name}", "user": "'
@@ -205,7 +194,7 @@ class _SequenceLines:
         starts, targets, stops = (first_events + column for column in windows[1:])
         has_prompt = (targets > starts).astype(np.int8)
         prompts, completions = (
-            joined_lists(taken(self._sids, self._places[events.rows[indexes]]), sizes)
+            joined_lists(taken(self._sids, events.items[indexes]), sizes)
             for indexes, sizes in (
                 (consecutive(starts, targets - starts), targets - starts),
                 (consecutive(targets, stops - targets), stops - targets),
