@@ -14,7 +14,7 @@ from sidtool.base.ranges import bounds_of, ranges
 from sidtool.data import Texts
 from sidtool.data.split import PackedExamples, PackedSequences, Split, write_examples
 
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 """Items that are shown in a block, unless those of a single user are more."""
 
 
