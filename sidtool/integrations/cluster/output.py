@@ -241,11 +241,13 @@ def _remote(
     with _write_errors(url):
         stored = f"{work}/{RUN_FILE}"
         text = json.dumps(fingerprint, sort_keys=True).encode()
-        if filesystem.exists(stored) and filesystem.cat_file(stored) != text and resume:
+        resumes = resume and filesystem.exists(stored)
+        if resumes and filesystem.cat_file(stored) != text:
             raise UsageError(f"{url}.partial is of a run with other settings", hint=RESTART)
         if _is_half_moved(filesystem, root):
             filesystem.rm(root, recursive=True)  # before the lineage, which says that it may be
-        if not resume and filesystem.exists(work):
+        # without the settings, what is there may be of any run: one was killed as it removed this
+        if not resumes and filesystem.exists(work):
             filesystem.rm(work, recursive=True)
         filesystem.makedirs(work, exist_ok=True)
         filesystem.pipe_file(stored, text)

@@ -99,6 +99,20 @@ def test_a_run_is_resumed_with_the_same_source_alone(store: str, numbers: Path) 
     double(f"{store}/in", f"{store}/data", RunOptions())
 
 
+def test_parts_without_the_settings_of_their_run_are_made_again(
+    store: str, numbers: Path, tmp_path: Path
+) -> None:
+    """A run that starts again was killed while it removed what an earlier one left."""
+    with pytest.raises(DataError, match="15 is bad"):
+        double(numbers, f"{store}/data", RunOptions(), bad=15)
+    filesystem, root = fsspec.core.url_to_fs(f"{store}/data.partial")
+    assert filesystem.exists(f"{root}/part-0000002.parquet")
+    filesystem.rm(f"{root}/run.json")
+    (numbers / "2.parquet").unlink()
+    double(numbers, f"{store}/data", RunOptions(resume=True))
+    assert numbers_at(f"{store}/data", tmp_path / "copy") == [2 * n for n in range(8)]
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_that_was_killed_while_it_moved_its_parts_is_repeated(
     store: str, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
