@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import sys
 import threading
 import zipfile
@@ -83,6 +85,28 @@ def test_a_store_in_memory_is_not_written_while_listed(monkeypatch: pytest.Monke
     writer.join()
     assert store.read("two") == b"2"
     assert store.info("three") is None
+
+
+@pytest.mark.parametrize("reason", ["is a disk", "is in a folder of somebody else"])
+def test_a_folder_beside_which_nothing_can_be_written_gets_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    move = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.parent == tmp_path:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    if reason == "is a disk":
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == shop)
+    else:
+        monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    Storage(shop).put({"versions/1.0/README.md": b"card"})
+    assert [path.name for path in shop.rglob("*") if path.is_file()] == ["README.md"]
 
 
 names = st.text("ab/é", min_size=1, max_size=6).filter(lambda name: "//" not in name)

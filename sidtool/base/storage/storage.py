@@ -4,6 +4,7 @@ Objects are read whole or by byte range; of a zip, only its directory and the ra
 docs/registry.md lists what each kind of store guarantees for conditional writes."""
 
 import hashlib
+import os
 import stat
 import threading
 import uuid
@@ -227,9 +228,12 @@ class Storage:
         """Write an object of a local folder."""
         path, folder = Path(self._path(name)), Path(self._root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a killed process may leave this file, so it is beside the folder and not in it; its name
-        # is unique because another push may write the same object
-        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+        # a killed process may leave this file, so it is beside the folder and not in it, but for a
+        # registry that is a disk, or is in a folder of somebody else; its name is unique because
+        # another push may write the same object
+        can_move = os.access(folder.parent, os.W_OK) and not folder.is_mount()
+        beside = folder.parent if can_move else folder
+        partial = beside / f"{folder.name}.{uuid.uuid4().hex}.partial"
         try:
             with partial.open("wb") as stream:
                 for piece in pieces:
