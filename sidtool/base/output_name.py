@@ -95,8 +95,8 @@ def check_name(path: Path) -> None:
 
 def check_place(path: Path) -> None:
     """Raise UsageError for an output that sidtool itself would remove or that would damage
-    something: a reserved name, a path in a Zarr group or a registry, a registry, a device, a git
-    checkout, the working folder."""
+    something: a reserved name, a path in a Zarr group or a registry, a registry, a device, a mount
+    point, a git checkout, the working folder."""
     if path.name.endswith(RESERVED):
         suffix = next(suffix for suffix in RESERVED if path.name.endswith(suffix))
         raise UsageError(f"{path} ends with {suffix}, which marks unfinished work")
@@ -106,6 +106,8 @@ def check_place(path: Path) -> None:
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is neither a file nor a folder")
     is_folder = path.is_dir() and not path.is_symlink()  # of a link to one, the link is replaced
+    if is_folder and path.is_mount():
+        raise UsageError(f"{path} is a mount point: no output replaces it", hint=f"-o {path}/NAME")
     if is_folder and ((path / ".git").exists() or _has_working_folder(path)):
         raise UsageError(
             f"{path} is a git checkout or has the working folder in it: no output replaces it"

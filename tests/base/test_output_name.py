@@ -71,6 +71,21 @@ def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_a_mount_point_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, link = tmp_path / "disk", tmp_path / "link"
+    disk.mkdir()
+    link.symlink_to(disk)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.resolve() == disk)
+    for force in (True, False):
+        with pytest.raises(UsageError, match="is a mount point") as refusal:
+            refuse_existing(disk, force, FOLDER)
+        assert refusal.value.shell_hint == f"-o {disk}/NAME"
+    refuse_existing(link, True, FOLDER)  # only the link is replaced
+    refuse_existing(disk / "new", False, FOLDER)
+
+
 def test_other_work_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = tmp_path / "checkout"
     (checkout / ".git").mkdir(parents=True)
