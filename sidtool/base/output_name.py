@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sidtool.base.artifact import MAX_ROOT_BYTES, describe
+from sidtool.base.artifact import GROUPS, MARKERS, MAX_ROOT_BYTES, describe
 from sidtool.base.errors import UsageError
 
 RESERVED = (".partial", ".partial.d", ".partial.lock", ".removed", ".replaced")
@@ -114,6 +114,11 @@ def check_place(path: Path) -> None:
         )
 
 
+_ARTIFACTS = (
+    *GROUPS.values(),
+    *(MARKERS[name] for name in ("split.json", "sid.json", "refs.json")),
+)
+"""What is not removed with a folder that somebody put it into."""
 _BESIDE = (".DS_Store", "Thumbs.db", ".nfs*")
 """What systems put into folders."""
 
@@ -123,7 +128,8 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def check_replaced(path: str | Path, names: Iterable[str], kind: OutputKind | None = None) -> None:
-    """Raise UsageError unless a folder with these names is empty or an output of sidtool."""
+    """Raise UsageError unless a folder with these names is empty or an output of sidtool that has
+    no other artifact in it."""
     names = sorted(name for name in names if not _matches(name, _BESIDE))
     of_kind = [kind.files] if kind is not None and kind.files else []
     are_written = any(
@@ -135,6 +141,11 @@ def check_replaced(path: str | Path, names: Iterable[str], kind: OutputKind | No
             f"{path} exists already, and is no output of sidtool: it has {names[0]}",
             hint="--force replaces no other folder: write to another path, or remove it",
         )
+    copies = ("sid.zarr", "memory.zarr") if "sid.json" in names else ()
+    for name in names:
+        if name not in copies and (inside := describe(Path(path) / name)) in _ARTIFACTS:
+            hint = f"move {name} to another place first, or write to another path"
+            raise UsageError(f"{path} exists already, and has {inside} in it: {name}", hint=hint)
 
 
 def _is_foreign_group(path: str | Path) -> bool:

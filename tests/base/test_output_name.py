@@ -50,6 +50,31 @@ def test_no_output_is_inside_of_what_is_published(tmp_path: Path, name: str, for
             refuse_existing(tmp_path / "bundle.zarr", True)
 
 
+@pytest.mark.parametrize("marker", ["split.json", "sid.json"])
+@pytest.mark.parametrize("inside", ["refs.json", "split.json", "sid.json", "zarr.json"])
+def test_an_artifact_within_another_is_not_removed_with_it(
+    tmp_path: Path, marker: str, inside: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / marker).touch()
+    refuse_existing(tmp_path, True, FOLDER)
+    (tmp_path / "mine" / inside).write_text('{"attributes": {"sidtool": {"kind": "memory"}}}')
+    with pytest.raises(UsageError, match=r"has a .* in it: mine") as refusal:
+        refuse_existing(tmp_path, True, FOLDER)
+    assert refusal.value.shell_hint.startswith("move mine to another place")
+
+
+@pytest.mark.parametrize("marker", ["split.json", "sid.json"])
+def test_a_model_is_replaced_with_its_bundle(tmp_path: Path, marker: str) -> None:
+    (tmp_path / marker).touch()
+    (tmp_path / "sid.zarr").mkdir()
+    (tmp_path / "sid.zarr" / "zarr.json").write_text('{"attributes": {"sidtool": {}}}')
+    if marker == "sid.json":
+        return refuse_existing(tmp_path, True, FOLDER)
+    with pytest.raises(UsageError, match=r"has a bundle in it: sid\.zarr"):
+        refuse_existing(tmp_path, True, FOLDER)
+
+
 def test_an_unreadable_zarr_group_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
