@@ -23,6 +23,7 @@ from sidtool import __version__
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
+from sidtool.base.inputs import check_read_files
 from sidtool.base.options import variable_name
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
@@ -66,6 +67,12 @@ class Step:
     """Whether the output is what the command prints."""
     unrecorded: tuple[str, ...] = ()
     """Further words, which neither its record nor a script has: limits of time, say."""
+
+    @property
+    def words(self) -> list[object]:
+        """The words, each part of a tuple by itself."""
+        parts = (word if isinstance(word, tuple) else (word,) for word in self.command)
+        return list(chain.from_iterable(parts))
 
     @property
     def arguments(self) -> list[str]:
@@ -127,7 +134,7 @@ class Steps:
         other in one folder share a step: one does it, and the others wait.
 
         Raises StepError if the command fails, or without `replaces` if something else made the
-        output."""
+        output; UsageError if replacing the output would remove an input."""
         output = step.output.resolve()
         file = self.folder / RECORDS / f"{output.relative_to(self.folder)}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +154,9 @@ class Steps:
         if output.exists() and not is_current:
             if not self.replaces:
                 raise StepError(_difference(step.output, record.get("made"), made))
+            inputs = [word for word in step.words if isinstance(word, Path)]
+            others = [path for path in inputs if path.resolve() != output]
+            check_read_files(step.output, {"inputs": others})
             remove(output)
             record = {}
         if not output.exists():
@@ -205,8 +215,7 @@ class Steps:
         variables that stand for options."""
         output = step.output.resolve()
         parts: list[Any] = [f"sidtool {__version__}", *step.variables]
-        words = (word if isinstance(word, tuple) else (word,) for word in step.command)
-        for word in chain.from_iterable(words):
+        for word in step.words:
             if not isinstance(word, Path):
                 parts.append(str(word))
                 continue

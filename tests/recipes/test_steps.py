@@ -8,6 +8,7 @@ from typing import TextIO
 import fsspec
 import pytest
 
+from sidtool.base.errors import UsageError
 from sidtool.recipes import Ran, StepError, Steps
 from sidtool.recipes.steps import Step, run_process, shell_script
 
@@ -117,6 +118,19 @@ def test_steps_that_replace_repeat_what_depends_on_a_change(
     assert run() == ["make-third"]
     monkeypatch.setattr("sidtool.recipes.steps.__version__", "another")
     assert run() == ["make-first", "make-second", "make-third"]
+
+
+def test_an_output_that_has_an_input_in_it_is_not_made_again(
+    tmp_path: Path, ran: list[list[str]]
+) -> None:
+    cleaned = tmp_path / "data"
+    cleaned.mkdir()
+    (cleaned / "items.csv").write_text("item_id,title")
+    for source in (cleaned / "items.csv", cleaned / "*.csv"):
+        with pytest.raises(UsageError, match=r"data contains the input .*items\.csv"):
+            make_steps(tmp_path, ran, replaces=True).run(cleaned, "check", source, "--fix", cleaned)
+    assert (cleaned / "items.csv").exists()
+    assert ran == []
 
 
 def test_changed_urls_and_patterns_repeat_their_step(tmp_path: Path, ran: list[list[str]]) -> None:
