@@ -334,7 +334,7 @@ def _within_budget(plan: Plan, road: _Road) -> tuple[Plan, Budget | None]:
         choices = choose_within(plan.choices, work, speed, total=total, spent=road.spent)
         record = {"key": key, "speed": speed.to_json(), "choices": choices.to_json()}
         write_whole(file, json.dumps(record, indent=1) + "\n")
-        remove(step.output)
+    remove(step.output)  # also that of a call that was killed here
     speed = Speed.from_json(record["speed"])
     choices = Choices.from_json(record["choices"])
     budget = Budget(work, speed, 60 * road.minutes, file, record)

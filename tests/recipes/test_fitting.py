@@ -97,6 +97,15 @@ def test_a_finished_road_is_not_run_again(finished: Finished, shop: Shop) -> Non
     assert result(again) == result(finished.fitted)
 
 
+def test_the_short_training_of_a_killed_call_is_removed(finished: Finished, shop: Shop) -> None:
+    """The call died when its choice was recorded."""
+    _probe(finished.folder / "probe")
+    replay = Replay(finished, finished.folder)
+    fit(shop.items, shop.events, finished.folder, shop.options, run_command=replay)
+    assert not (finished.folder / "probe").exists()
+    assert replay.commands == []
+
+
 def test_steps_are_announced_with_time_left(finished: Finished, shop: Shop, tmp_path: Path) -> None:
     lines: list[str] = []
     replay = Replay(finished, tmp_path / "out")
