@@ -14,7 +14,7 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import MAX_TRAINING_SEED, check_options, group, option, options_from
-from sidtool.base.output import remove, write_whole
+from sidtool.base.output import disk_errors, remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.output_name import check_name
 from sidtool.base.records import JsonRecord
@@ -165,7 +165,7 @@ def fit(
     inputs = raw.cleaned(first.output) if options.fix else raw
     total = 1 + len(_plan(options, recipe, inputs, profile, out).steps())
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
-    with hold_lock(out):
+    with disk_errors(out), hold_lock(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock, clock(), total=total)
         road.do(first)

@@ -1,3 +1,4 @@
+import errno
 import json
 import random
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 import sidtool
 import sidtool.recipes.steps
-from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data import UnknownOptions
 from sidtool.recipes import FitOptions, Ran, fit, plan_fit, shell_script
 from sidtool.recipes.fitting import Fitted, _remarks
@@ -104,6 +105,19 @@ def test_the_short_training_of_a_killed_call_is_removed(finished: Finished, shop
     fit(shop.items, shop.events, finished.folder, shop.options, run_command=replay)
     assert not (finished.folder / "probe").exists()
     assert replay.commands == []
+
+
+def test_a_full_disk_is_named(
+    finished: Finished, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_whole(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sidtool.recipes.steps.write_whole", write_whole)
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="out cannot be written: no space left") as raised:
+        fit(shop.items, shop.events, out, shop.options, run_command=Replay(finished, out))
+    assert raised.value.shell_hint == "free space on that disk and run the command again"
 
 
 def test_steps_are_announced_with_time_left(finished: Finished, shop: Shop, tmp_path: Path) -> None:
