@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from sidtool.base.checkpoint import CONFIG, EMBEDDED, read_object
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError, without_credentials
 from sidtool.base.output import partial_path
@@ -86,6 +87,7 @@ class Run:
         return json_values(
             {
                 "model": self.model.weights,
+                "model settings": self._model_settings(),
                 "bundle": self.bundle.identity.digest,
                 "examples": self.lineage.digest_of(self.examples),
                 "validation users": file_digest(self.valid) if self.valid else None,
@@ -94,6 +96,16 @@ class Run:
                 **self.other_inputs(),
             }
         )
+
+    def _model_settings(self) -> dict[str, str]:
+        """The digests of what determines the model beside its weights; of its configuration without
+        the contract, which has the time of an aligned bundle, and the library that wrote it."""
+        files = dict(self.model.files)
+        if CONFIG in files:
+            config = read_object(self.model_dir / CONFIG)
+            written = {EMBEDDED, "transformers_version"}
+            files[CONFIG] = json_digest({key: config[key] for key in config.keys() - written})
+        return files
 
     def other_inputs(self) -> dict[str, Any]:
         """What identifies the inputs beside model, examples and validation users."""

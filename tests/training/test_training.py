@@ -591,6 +591,17 @@ def test_an_error_of_our_own_is_no_refusal_of_settings(
         short_train("out")
 
 
+def test_a_run_from_another_configuration_with_the_same_weights_is_not_resumed(
+    short_train: Train, models: Make
+) -> None:
+    with pytest.raises(Stopped):
+        short_train("tuned", models("llama"), stop=1)
+    changed = models("llama", attention_dropout=0.5)
+    assert same(weights(models("llama")), weights(changed))
+    with pytest.raises(UsageError, match=r"different model settings\.config\.json"):
+        short_train("tuned", changed)
+
+
 def test_a_run_of_other_settings_is_not_resumed(tmp_path: Path, short_train: Train) -> None:
     with pytest.raises(Stopped):
         short_train("tuned", stop=1)
