@@ -165,7 +165,7 @@ def fit(
     inputs = raw.cleaned(first.output) if options.fix else raw
     total = 1 + len(_plan(options, recipe, inputs, profile, out).steps())
     (out / RECORDS).mkdir(parents=True, exist_ok=True)
-    with disk_errors(out), hold_lock(out):
+    with disk_errors(out), hold_lock(out / RECORDS):  # beside `out` may be no place for a lock
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock, clock(), total=total)
         road.do(first)

@@ -107,6 +107,20 @@ def test_the_short_training_of_a_killed_call_is_removed(finished: Finished, shop
     assert replay.commands == []
 
 
+def test_nothing_is_written_beside_the_folder(
+    finished: Finished, shop: Shop, tmp_path: Path
+) -> None:
+    """It may be a disk in a folder of somebody else."""
+    seen: set[str] = set()
+    out = tmp_path / "out"
+
+    def look() -> None:
+        seen.update(path.name for path in tmp_path.iterdir())
+
+    fit(shop.items, shop.events, out, shop.options, run_command=Replay(finished, out, look))
+    assert seen == {"out"}
+
+
 def test_a_full_disk_is_named(
     finished: Finished, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
