@@ -317,7 +317,8 @@ def folder_beside(out: Path) -> Iterator[Path]:
     """A folder beside an output, which is removed afterwards, or by the next call where this one
     was killed. Raises UsageError if another process has it, DataError if it cannot be made."""
     place = next(folder for folder in out.absolute().parents if folder.is_dir())
-    with locked(place / f"{out.name}.files") as folder:
+    name = "-".join(out.absolute().relative_to(place).parts)  # a/split and b/split may be new
+    with locked(place / f"{name}.files") as folder:
         remove(folder)
         folder.mkdir()
         try:

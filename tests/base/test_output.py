@@ -184,6 +184,14 @@ def test_a_folder_beside_an_output_of_a_killed_run_is_removed_by_the_next(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_outputs_of_one_name_in_new_folders_are_written_at_once(tmp_path: Path) -> None:
+    one, other = tmp_path / "one" / "split", tmp_path / "other" / "split"
+    with folder_beside(one) as first, folder_beside(other) as second:
+        (first / "events").touch()
+        assert list(second.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def write_both(partial: Path, out: Path) -> None:
     """Write an output and, as another program, the path where it will be."""
     (partial / "a" if partial.is_dir() else partial).write_text("mine")
