@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.coded import LOOKED_UP, Texts
 from sidtool.data.columns import Header
 from sidtool.data.tables.json_tables import is_id
@@ -41,20 +41,21 @@ MAX_NPY_HEADER = 10_000
 
 
 def read_vectors(
-    path: Path, ids: Sequence[str] | None = None, *, by_row: bool | None = None
+    path: Any, ids: Sequence[str] | None = None, *, by_row: bool | None = None
 ) -> Vectors:
-    """(n, dim) float32 vectors of a file; arguments and errors as in `open_vectors`."""
+    """(n, dim) float32 vectors; arguments and errors as in `open_vectors`."""
     return open_vectors(path, ids, by_row=by_row).all()
 
 
 def open_vectors(
-    path: Path,
+    path: Any,
     ids: Sequence[str] | None = None,
     *,
     memory_limit: int | None = None,
     by_row: bool | None = None,
 ) -> VectorSource:
-    """n vectors of a file, one for each of `ids` in their order; all rows if `ids` is None.
+    """n vectors of a file, one for each of `ids` in their order; all rows if `ids` is None. What is
+    no path is an array, as `VectorSource.of` takes it, whose row i is that of id i.
 
     `.npy`: a matrix; the ids of its rows are in `NAME.ids.txt` (one per line) or `NAME.ids.json` (a
     list) beside it. Parquet, a file or a folder of such, or copies of those at a URL: an id column
@@ -67,6 +68,15 @@ def open_vectors(
 
     Raises DataError if one of `ids` has no vector or an id of the file has two, and, on reading, if
     a vector is not finite; UsageError if the budget is too small."""
+    if not isinstance(path, str | Path):
+        array = VectorSource.of(path)
+        if ids is not None and by_row is None:
+            hint = "write it to NAME.npy, and the ids of its rows to NAME.ids.txt, one per line"
+            raise UsageError("an array has no item ids", hint=hint)
+        if ids is not None and len(array) != len(ids):
+            raise DataError(f"{len(array)} vectors for {len(ids)} items")
+        return array
+    path = Path(path)
     stored, read_ids, chunk = _open_matrix(path)
     with library_errors(path, "vectors"):
         stored_ids = read_ids()

@@ -88,7 +88,7 @@ def add_items(
     vectors: Vectors | None = None,
     *,
     catalog: TextNames | None = None,
-    embeddings: Sequence[str | Path] = (),
+    embeddings: encode.Source | Sequence[encode.Source] = (),
     by_row: bool = False,
     encoder: str | None = None,
     trust_remote_code: bool = False,
@@ -102,9 +102,9 @@ def add_items(
     `catalog`, also given as keywords, or those that the bundle records, and with its text template.
 
     `vectors` is (m, dim), one for each item that the bundle does not contain, in the order of
-    `unknown`. Without them they are read from `embeddings` (one file per fused source, rows of all
-    `items`; with `by_row` also files without ids, in their order), or made from the texts by the
-    bundle's encoder, whose present location is `encoder`.
+    `unknown`. Without them they are read from `embeddings` (a file or array per fused source, rows
+    of all `items`; with `by_row` also files without ids, in their order), or made from the texts by
+    the bundle's encoder, whose present location is `encoder`.
     An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
     comes back. If nothing changes, the result is `bundle`. Its number is past those of the
     `published` versions: by default those of URL/NAME if `bundle` is a reference, else none;
@@ -122,9 +122,10 @@ def add_items(
     """
     names = options_from(CatalogNames, catalog, given)
     names.require_path(items)
-    if (vectors is not None) + bool(embeddings) + (encoder is not None) > 1:
+    given_sources = encode.source_list(embeddings)
+    if (vectors is not None) + bool(given_sources) + (encoder is not None) > 1:
         raise UsageError("give one of vectors, embeddings and encoder")
-    if by_row and not embeddings:
+    if by_row and not given_sources:
         raise UsageError("by_row requires embeddings")
     published = published_beside(bundle, published)
     bundle = opened(bundle, "open_source")
@@ -137,8 +138,8 @@ def add_items(
     existing_rows = rows[rows >= 0]
     new_positions = np.flatnonzero(rows < 0)
     n_new = change.added
-    if vectors is None and embeddings:
-        sources = encode.open_sources(bundle, embeddings, items.ids, by_row=by_row)
+    if given_sources:
+        sources = encode.open_sources(bundle, given_sources, items.ids, by_row=by_row)
         vectors = encode.joined(sources)[new_positions] if n_new else None
     elif vectors is None and n_new:
         texts = [items.texts[position] for position in new_positions.tolist()]

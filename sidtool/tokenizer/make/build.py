@@ -31,6 +31,7 @@ from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
 from sidtool.tokenizer.encoder.model import check_location, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.encode import Source, source_list
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.fusion import (
     Fusion,
@@ -50,9 +51,6 @@ EVENT_DISTANCE = 5
 """Two events of a user co-occur if they are at most this far apart."""
 DECAY = 0.85
 """Factor on the weight of a pair for each event between the two."""
-
-Source = Vectors | VectorSource | str | Path
-"""Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,7 @@ def build_codebook(
     """
     out = Path(out)
     refuse_existing(out, force, BUNDLE)
-    if not isinstance(embeddings, list | tuple | None):
-        embeddings = [embeddings]  # type: ignore[list-item]  # or what `VectorSource.of` takes
+    embeddings = source_list(embeddings)
     if isinstance(encoder, str):
         encoder = Encoder(encoder)
     catalog = take_options(TextNames, catalog, given)
@@ -211,7 +208,7 @@ def open_inputs(
     *,
     catalog: TextNames | None = None,
     encoder: Encoder | None = None,
-    embeddings: Sequence[Source] | None = None,
+    embeddings: Sequence[Source] = (),
     interactions: Split | str | Path | None = None,
     by_row: bool = False,
     memory_limit: int | None = None,
@@ -239,10 +236,8 @@ def open_inputs(
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions)
     sources = [
-        open_vectors(Path(source), items.ids, memory_limit=memory_limit, by_row=by_row)
-        if isinstance(source, str | Path)
-        else VectorSource.of(source)
-        for source in embeddings or ()
+        open_vectors(source, items.ids, memory_limit=memory_limit, by_row=by_row)
+        for source in embeddings
     ]
     source_shares(len(sources) or 1, options.weights)  # raises for weights that do not fit
     for source in sources if len(sources) > 1 or interactions is not None else ():

@@ -129,7 +129,7 @@ class BundleFigures(JsonRecord):
 def compare_bundles(
     bundles: Sequence[Bundle | str | Path] | Bundle | str | Path,
     *,
-    embeddings: str | Path | None = None,
+    embeddings: Vectors | str | Path | None = None,
     items: Items | str | Path | None = None,
     field: str | None = None,
     interactions: Split | str | Path | None = None,
@@ -138,11 +138,11 @@ def compare_bundles(
 ) -> list[BundleFigures]:
     """Measure bundles of one catalog, values or where they are, on the same evidence.
 
-    `embeddings` are vectors of the items: with `by_row`, rows without ids follow the catalog
-    `items`, a value or a file. `field` is a column of `items` that labels them; `interactions` is a
-    split, its folder or a file of events (as `open_split`), whose training events give the steps
-    from item to item. Raises DataError if the bundles have different items, or evidence does not
-    cover them.
+    `embeddings` are vectors of the items, an array or a file: rows without ids (`by_row`), as an
+    array's, follow the catalog `items`, a value or a file. `field` is a column of `items` that
+    labels them; `interactions` is a split, its folder or a file of events (as `open_split`), whose
+    training events give the steps from item to item. Raises DataError if the bundles have different
+    items, or evidence does not cover them.
 
     Examples:
         >>> bundles = [sidtool.open_bundle(name) for name in ("shop.zarr", "other.zarr")]
@@ -166,11 +166,12 @@ def compare_bundles(
         labels = tuple(column[row] for row in rows_in(items.ids, ids))
     if embeddings is not None:
         stored_ids: Sequence[str] = ids
-        if by_row:  # the file may have no ids, but a row for each item of the catalog
+        if by_row or not isinstance(embeddings, str | Path):
+            # there may be no ids, but a row for each item of the catalog
             if items is None:
-                raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
+                raise UsageError("rows without ids need a catalog", hint="give it by --items ITEMS")
             stored_ids = items.ids
-        stored = read_vectors(Path(embeddings), stored_ids, by_row=by_row)
+        stored = read_vectors(embeddings, stored_ids, by_row=by_row)
         vectors = stored[rows_in(stored_ids, ids)]
     if isinstance(interactions, str | Path):
         interactions = open_split(interactions, recorded=made_from.event_columns)

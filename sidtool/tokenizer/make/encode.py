@@ -1,7 +1,7 @@
 """Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe; SIDs
 in a text -> items."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -30,6 +30,15 @@ from sidtool.tokenizer.encoder.model import MINILM, TextEncoder, check_location,
 from sidtool.tokenizer.encoder.settings import Encoder
 
 NO_ITEMS = Items((), (), (), {}, "", "")
+Source = Vectors | VectorSource | str | Path
+"""Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""
+
+
+def source_list(embeddings: Source | Sequence[Source] | None) -> list[Source]:
+    """One or several sources of vectors; none for None."""
+    if isinstance(embeddings, list | tuple | Iterator | None):
+        return list(embeddings or ())
+    return [embeddings]  # type: ignore[list-item]  # or what `VectorSource.of` takes
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,12 @@ def encode(
     bundle: Bundle | str | Path,
     texts: Sequence[str] = (),
     *,
-    embeddings: Sequence[str | Path] = (),
+    embeddings: Source | Sequence[Source] = (),
     vectors: Vectors | None = None,
     model: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[Encoding]:
-    """Encode texts, the vectors in files of `embeddings` (one per source that was fused), or
+    """Encode texts, the vectors of `embeddings` (a file or an array per source that was fused), or
     (n, dim) `vectors`, of which texts are names.
 
     The codes are the nearest ones: collisions are not resolved. Arguments and errors are those of
@@ -70,13 +79,11 @@ def encode(
     bundle = opened(bundle, "open_bundle")
     # a pandas Series is indexed by labels, not by places
     texts = [texts] if isinstance(texts, str) else list(texts)
-    are_files = isinstance(embeddings, str | Path | list | tuple)  # else as build_codebook's
-    if vectors is not None and not (are_files and not embeddings):
+    sources = source_list(embeddings)
+    if vectors is not None and sources:
         raise UsageError("give either embeddings or vectors")
-    if not are_files:
-        vectors = VectorSource.as_array(embeddings)
-    elif embeddings:
-        vectors = joined(open_sources(bundle, embeddings))
+    if sources:
+        vectors = joined(open_sources(bundle, sources))
     if vectors is None:
         vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
     rows_of_codes = bundle.encode(vectors).tolist()
@@ -235,11 +242,12 @@ def item_vectors(
     """
     names = options_from(CatalogNames, catalog, given)
     names.require_path(items)
-    if (items is None) == (not embeddings):
+    sources = source_list(embeddings)
+    if (items is None) == (not sources):
         raise UsageError("give either items or embeddings")
     bundle = opened(bundle, "open_source")
     if items is None:
-        return joined(open_sources(bundle, embeddings, list(bundle.items.ids)))
+        return joined(open_sources(bundle, sources, list(bundle.items.ids)))
     texts = _item_texts(bundle, items, names)
     return embed_texts(bundle, texts, model=model, progress=progress)
 
@@ -258,17 +266,16 @@ def _item_texts(bundle: Bundle, path: str | Path, catalog: CatalogNames | None =
 
 def open_sources(
     bundle: Bundle,
-    paths: Sequence[str | Path] | str | Path,
+    embeddings: Source | Sequence[Source],
     ids: Sequence[str] | None = None,
     *,
     by_row: bool | None = None,
 ) -> list[VectorSource]:
-    """One file of vectors per source that a bundle was built from; their vectors are not read.
+    """The vectors of each source that a bundle was built from; those of files are not read.
     `by_row` as in `open_vectors`. Raises RefusedError if the bundle has no codebook, UsageError if
-    the number of files, their widths or their lengths do not fit, DataError as `open_vectors`."""
+    the number of sources, their widths or their lengths do not fit, and as `open_vectors`."""
     dims = bundle.require_codebook().dims
-    paths = [paths] if isinstance(paths, str | Path) else paths
-    sources = [open_vectors(Path(path), ids, by_row=by_row) for path in paths]
+    sources = [open_vectors(source, ids, by_row=by_row) for source in source_list(embeddings)]
     widths = tuple(source.shape[1] for source in sources)
     if widths != dims:
         raise UsageError(

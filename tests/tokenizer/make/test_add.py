@@ -20,7 +20,7 @@ from sidtool.tokenizer.codes.assign import assign
 from sidtool.tokenizer.codes.report import Policy
 from sidtool.tokenizer.make import encode
 from sidtool.tokenizer.make.add import add_items, item_change, planned_change, unknown
-from sidtool.tokenizer.make.encode import embed_texts, recorded_encoder
+from sidtool.tokenizer.make.encode import embed_texts, item_vectors, recorded_encoder
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
@@ -197,6 +197,13 @@ def test_the_planned_change_is_that_of_the_new_version(tmp_path: Path) -> None:
     with pytest.warns(SidtoolWarning, match="1 of 4 items are in the bundle"):
         after = add_items(bundle, items, vectors_of(["a", "b"]), remove=remove)
     assert after.manifest.change == replace(planned, catalog=items.digest)
+    with pytest.warns(SidtoolWarning, match="1 of 4 items are in the bundle"):
+        by_array = add_items(bundle, items, embeddings=vectors_of(items.ids), remove=remove)
+    assert by_array.identity == after.identity
+    with pytest.raises(DataError, match="3 vectors for 4 items"):
+        add_items(bundle, items, embeddings=vectors_of(items.ids)[:3])
+    with pytest.raises(UsageError, match="an array has no item ids"):
+        item_vectors(bundle, embeddings=vectors_of(bundle.items.ids))
 
 
 def test_an_unchanged_bundle_is_no_new_version() -> None:

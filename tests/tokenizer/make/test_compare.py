@@ -153,8 +153,11 @@ def test_vectors_by_id_need_only_the_items_of_the_bundles(tmp_path: Path, by_row
     path = tmp_path / "vectors.npy"
     figures = compare_bundles(bundle, embeddings=path, items=items, by_row=by_row)
     assert figures == [describe(bundle, Evidence(ids, vectors()))]
-    with pytest.raises(UsageError, match="--by-row needs the catalog"):
-        compare_bundles([bundle], embeddings=path, by_row=True)
+    if by_row:
+        assert compare_bundles(bundle, embeddings=rows, items=items) == figures
+    for source in ({"embeddings": path, "by_row": True}, {"embeddings": rows}):
+        with pytest.raises(UsageError, match="rows without ids need a catalog"):
+            compare_bundles([bundle], **source)
 
 
 @pytest.mark.parametrize("items", [None, make_items(("i0",), ("",), ("",), fields={}, template="")])

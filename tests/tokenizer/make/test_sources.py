@@ -216,7 +216,7 @@ def test_one_source_is_a_file_a_table_or_a_tensor(tmp_path: Path) -> None:
     for source in (pd.DataFrame(vectors), torch.tensor(vectors)):
         bundle = build_codebook(listed(IDS), tmp_path / "x.zarr", embeddings=source, **options)
     codes = [encoding.codes for encoding in encode(bundle, vectors=vectors)]
-    for embeddings in (str(tmp_path / "v.npy"), vectors):
+    for embeddings in (str(tmp_path / "v.npy"), tmp_path.glob("v.npy"), [vectors], vectors):
         assert [encoding.codes for encoding in encode(bundle, embeddings=embeddings)] == codes
     by_texts = {"encoder": "lexical", "embeddings": None}
     assert len(build_codebook(listed(IDS), tmp_path / "x.zarr", **by_texts, **options)) == N
