@@ -102,19 +102,35 @@ def quiet() -> Iterator[None]:
         yield
 
 
+_DETERMINISM = (
+    *("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"),
+    *("ASCEND_LAUNCH_BLOCKING", "HCCL_DETERMINISTIC"),
+)
+"""The variables of the environment that `full_determinism` sets."""
+
+
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Give the caller the random states of the processor back, which a trainer seeds."""
+    """Give the caller the random states of the processor back, which a trainer seeds, and what
+    `full_determinism` changes."""
     import torch
 
     state = random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 - the one that transformers seeds
+    mode, cudnn = torch.get_deterministic_debug_mode(), torch.backends.cudnn
+    cudnn_flags = cudnn.deterministic, cudnn.benchmark
+    variables = {name: os.environ[name] for name in _DETERMINISM if name in os.environ}
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         random.setstate(state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_deterministic_debug_mode(mode)
+        cudnn.deterministic, cudnn.benchmark = cudnn_flags
+        for name in _DETERMINISM:
+            os.environ.pop(name, None)
+        os.environ.update(variables)
 
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
