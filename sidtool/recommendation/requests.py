@@ -37,9 +37,9 @@ class Request:
     Raises DataError if a value has the wrong type."""
 
     user: str | None = None
-    history: tuple[str, ...] = ()
-    allow: tuple[str, ...] | None = None
-    deny: tuple[str, ...] = ()
+    history: Sequence[str] = ()
+    allow: Sequence[str] | None = None
+    deny: Sequence[str] = ()
     text: str | None = None
     fields: Fields = field(default=NO_FIELDS, hash=False)
     """What the model's prompt shows of the user, the events of the history and the context."""

@@ -3,8 +3,9 @@ import json
 import os
 import re
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError
+from sidtool.base.options import required
 from sidtool.recommendation import requests as module
 from sidtool.recommendation.recommendations import user_requests
 from sidtool.recommendation.requests import (
@@ -125,12 +127,15 @@ def test_a_request_in_python_is_checked_as_a_body_is(
 
 def test_a_request_takes_lists_and_a_number_of_a_user() -> None:
     user: Any = 7
-    history: Any = ["a", "b"]
+    history = ["a", "b"]
     request = Request(user, history, deny=())
     assert request == Request("7", ("a", "b"))
     user = np.int64(7)
     assert Request(user, history) == request
     assert hash(request) == hash(Request("7", ("a", "b")))
+    kinds = get_type_hints(Request)
+    for key in ("history", "allow", "deny"):  # a type checker takes them, too
+        assert required(kinds[key]) == Sequence[str]
 
 
 def test_users_become_requests_in_order(tmp_path: Path) -> None:
