@@ -29,7 +29,7 @@ from sidtool.examples.user_tasks import (
     sequence_examples,
 )
 
-TASKS: Mapping[str, Task] = {
+TASKS: dict[str, Task] = {
     "sequence": Task(sequence_examples, "user", "sid", "sid"),
     "next-item": Task(event_examples, "event", "sid", "sid"),
     "list": Task(list_examples, "user", "sid", "list"),
@@ -61,7 +61,7 @@ The last three tasks need fields of the split: the next item in a context, the n
 have some feedback (label-conditioned recommendation), and the feedback of an item (label
 prediction), as in OpenOneRec."""
 
-BLOCKS: Mapping[MakeExamples, MakeBlocks] = {
+BLOCKS: dict[MakeExamples, MakeBlocks] = {
     sequence_examples: sequence_blocks,
     event_examples: event_blocks,
 }

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 import pytest
@@ -13,13 +13,14 @@ import pytest
 from sidtool.cli.settings_table import list_settings
 from sidtool.data import Items
 from sidtool.data.split import Split
-from sidtool.examples import TASKS, SftOptions, find_task, make_sft
-from sidtool.integrations.cluster import RunOptions
+from sidtool.examples import TASKS, SftOptions, find_task, make_sft, tasks
+from sidtool.integrations.cluster import RunOptions, engines
 from sidtool.integrations.cluster.engines import ENGINES
-from sidtool.integrations.formats import FORMATS, export_map, outputs
+from sidtool.integrations.formats import FORMATS, convert, export_map, outputs
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.quantize import METHODS
+from sidtool.tokenizer.quantize import METHODS, methods
+from sidtool.training.reinforcement.rewards import kinds
 from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
 from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 from tests.doc_blocks import blocks, page
@@ -48,6 +49,18 @@ def test_the_page_has_one_short_block_per_kind() -> None:
     codes = blocks(page("extending.md"), "python")
     assert len(codes) == len(KINDS)
     assert all(len(code.splitlines()) < 40 for code in codes)
+
+
+def test_a_type_checker_lets_the_dicts_be_added_to() -> None:
+    for module, name in (
+        (methods, "METHODS"),
+        (tasks, "TASKS"),
+        (tasks, "BLOCKS"),
+        (kinds, "REWARDS"),
+        (convert, "FORMATS"),
+        (engines, "ENGINES"),
+    ):
+        assert get_origin(module.__annotations__[name]) is dict
 
 
 def test_a_quantizer_makes_a_bundle(added: dict[str, Any], tmp_path: Path) -> None:
