@@ -129,8 +129,7 @@ def add_items(
         raise UsageError("by_row requires embeddings")
     published = published_beside(bundle, published)
     bundle = opened(bundle, "open_source")
-    if isinstance(items, str | Path):
-        items = encode.read_new_items(bundle, items, names)
+    items = encode.read_new_items(bundle, items, names)
     removed = given_ids(remove)
     change = item_change(bundle, items, removed)
     old = bundle.items

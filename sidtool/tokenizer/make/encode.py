@@ -187,10 +187,12 @@ def check_not_empty(texts: Sequence[str]) -> None:
 
 
 def read_new_items(
-    bundle: Bundle, path: str | Path | None, catalog: CatalogNames | None = None
+    bundle: Bundle, path: Items | str | Path | None, catalog: CatalogNames | None = None
 ) -> Items:
     """Read a catalog with the columns and the text template that a bundle records; no items without
-    a path. Raises UsageError for another template."""
+    a path, and a catalog as it is. Raises UsageError for another template."""
+    if isinstance(path, Items):
+        return path
     if isinstance(catalog, TextNames) and catalog.text_template is not None:
         raise UsageError("text_template is not for a bundle, which records it: leave it out")
     if path is None:
@@ -222,7 +224,7 @@ def check_item_vectors(
 
 def item_vectors(
     bundle: Bundle | str | Path,
-    items: str | Path | None = None,
+    items: Items | str | Path | None = None,
     *,
     catalog: TextNames | None = None,
     embeddings: Sequence[str | Path] = (),
@@ -231,10 +233,10 @@ def item_vectors(
     **given: Any,
 ) -> Vectors:
     """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, either from
-    the files `embeddings` or by the texts of the catalog `items`, which is read with the columns
-    `catalog`, also given as keywords, or those that the bundle records. Raises as `open_sources`,
-    `joined` and `embed_texts`, UsageError unless there is one of the two and for a text template,
-    and DataError if the catalog lacks an item.
+    the files `embeddings` or by the texts of the catalog `items`, a value or a file, which is read
+    with the columns `catalog`, also given as keywords, or those that the bundle records. Raises as
+    `open_sources`, `joined` and `embed_texts`, UsageError unless there is one of the two and for a
+    text template, and DataError if the catalog lacks an item.
 
     Examples:
         >>> sidtool.item_vectors("shop.zarr", embeddings=["vectors.npy"]).shape
@@ -252,7 +254,9 @@ def item_vectors(
     return embed_texts(bundle, texts, model=model, progress=progress)
 
 
-def _item_texts(bundle: Bundle, path: str | Path, catalog: CatalogNames | None = None) -> list[str]:
+def _item_texts(
+    bundle: Bundle, path: Items | str | Path, catalog: CatalogNames | None = None
+) -> list[str]:
     """The texts of a bundle's items in a catalog, in the order of the bundle's rows; of a retired
     item that the catalog lacks, its title."""
     items = read_new_items(bundle, path, catalog)

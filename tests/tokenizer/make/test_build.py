@@ -122,7 +122,9 @@ def test_the_columns_of_a_catalog_are_keywords(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="id_column is for a catalog that is given by its path"):
         add_items(bundle, read, id_column="Nr")
     texts = build_codebook(read, tmp_path / "texts.zarr", encoder="lexical", **levels)
-    assert item_vectors(texts, items, id_column="Nr", title_column="Wort").shape[0] == N
+    from_file = item_vectors(texts, items, id_column="Nr", title_column="Wort")
+    assert from_file.shape[0] == N
+    np.testing.assert_array_equal(item_vectors(texts, read), from_file)
     with pytest.raises(UsageError, match="there is no option ids"):
         item_vectors(texts, items, ids="Nr")
     either: tuple[dict[str, Any], ...] = ({}, {"items": items, "embeddings": ["x.npy"]})
