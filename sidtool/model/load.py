@@ -263,7 +263,7 @@ def load_model_folder(
         loaded = load()
     if contract is not None and loaded.contract != contract:
         raise CompatibilityError(f"{folder} has another model now than when the command began")
-    return replace(loaded, name=name, folder=folder)
+    return replace(loaded, name=name, folder=folder.absolute())
 
 
 def loaded_model(

@@ -24,6 +24,16 @@ def test_a_loaded_model_recommends(made: Path, bundle: Bundle) -> None:
     assert served.model(ids).logits.shape[-1] == served.tokens.stop
 
 
+def test_a_loaded_model_knows_where_it_was_loaded(
+    made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(made.parent)
+    served = load_model_folder(made.name)
+    monkeypatch.chdir(tmp_path)
+    assert served.folder is not None
+    assert read_contract(served.folder) == served.contract
+
+
 def test_a_memory_may_be_named(made: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no memory at .*tonight"):
         load_model_folder(made, memory=str(tmp_path / "tonight.zarr"))
