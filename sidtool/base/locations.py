@@ -11,7 +11,10 @@ Value = TypeVar("Value")
 
 
 def given_path(path: str | Path) -> Path:
-    """A path that a caller gave. Raises UsageError for "", which would be the working folder."""
+    """A path that a caller gave. Raises UsageError for "", which would be the working folder, and
+    for what is no path, such as a table."""
+    if not isinstance(path, str | Path):
+        raise UsageError(f"a path is a text or a Path, not a {type(path).__name__}")
     if path == "":
         raise UsageError("the path is empty")
     return Path(path)

@@ -1,12 +1,15 @@
 import warnings
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.items import plain_text, read_items, render, template_columns
+from sidtool.data.split import open_split
 from tests.data.tables.files import CONTAINERS, write_table
 
 TABLE = {
@@ -65,6 +68,13 @@ def test_an_unknown_column_is_named_with_the_known_ones(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="'color'") as caught:
             read_items(path, **wrong)  # type: ignore[arg-type]
         assert "asin, title, brand" in str(caught.value.shell_hint)
+
+
+def test_a_table_is_no_path() -> None:
+    table: Any = pd.DataFrame({"item_id": ["a"]})
+    for read in (read_items, open_split):
+        with pytest.raises(UsageError, match="a path is a text or a Path, not a DataFrame"):
+            read(table)
 
 
 def test_an_empty_id_and_no_items_are_refused(tmp_path: Path) -> None:
