@@ -74,8 +74,8 @@ def compare(
     """Compare bundles of one catalog."""
     if field is not None and catalog is None:
         raise UsageError("--field requires --items")
-    if catalog is not None and field is None and embeddings is None:
-        raise UsageError("--items requires --field or --embeddings")
+    if catalog is not None and field is None and not by_row:
+        raise UsageError("--items requires --field or --by-row")
     if by_row and embeddings is None:
         raise UsageError("--by-row requires --embeddings")
     fields = [field] if field is not None else []

@@ -93,6 +93,7 @@ CASES = [
     ("EXPORT xllm", 2, "they depend on the model"),
     ("COMPARE --field brand", 2, "--field requires --items"),
     ("COMPARE --items items.csv", 2, "--items requires --field"),
+    ("COMPARE --items items.jsonl --embeddings vectors.npy", 2, "--items requires --field"),
     ("COMPARE --by-row", 2, "--by-row requires --embeddings"),
     ("COMPARE --id-column sku", 2, "--id-column requires --items"),
     ("COMPARE --seed -1", 2, "greater than or equal to 0"),
