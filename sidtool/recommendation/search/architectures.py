@@ -25,7 +25,8 @@ def attention_windows(config: Any) -> list[int | None]:
     other kinds of layer, which a mask cannot steer."""
     config = config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
+    # GPT-Neo's local layers see the last tokens of the cache, wherever in the tree these are
+    kinds = getattr(config, "layer_types", getattr(config, "attention_layers", None))
     if kinds is None:
         kind = "full_attention" if window is None else "sliding_attention"
         kinds = [kind] * config.num_hidden_layers

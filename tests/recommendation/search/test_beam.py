@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.driver import batches, decoding_method
+from sidtool.recommendation.search.driver import batches, decoding_method, require_mask
 from sidtool.recommendation.search.partial_head import DecodingHead
 from sidtool.recommendation.search.results import check_scores
 from tests.models import tiny_model
@@ -187,6 +188,16 @@ def test_the_refusal_of_an_architecture_says_what_failed() -> None:
     with pytest.raises(UsageError, match=message) as refused:
         beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
     assert isinstance(refused.value.__cause__, NotImplementedError)
+
+
+def test_windows_that_count_the_tokens_of_a_tree_are_refused() -> None:
+    """Those of GPT-Neo, which a small tree does not reach."""
+    kinds = {"attention_types": [[["global", "local"], 1]], "window_size": 256}
+    shape = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 60}
+    config = AutoConfig.for_model("gpt_neo", **shape, **kinds)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with pytest.raises(UsageError, match=r"mask \(layers of kind \['global', 'local'\]\)"):
+        require_mask(model, "nothing is searched")
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))
