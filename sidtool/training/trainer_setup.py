@@ -25,6 +25,7 @@ from sidtool.model.network import (
 )
 from sidtool.model.prompt import fit_prompt, prompt_encoder
 from sidtool.recommendation import QuerySession
+from sidtool.recommendation.search import evaluation_mode, require_mask
 from sidtool.training.execution import ForgettingCheck
 from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import CausalTrainer, EncoderDecoderTrainer, SidTrainer
@@ -124,6 +125,9 @@ def build_trainer(
     trainer.stop_step = options.stop_step
     trainer.add_callback(StopCallback(trainer, max_seconds))
     trainer.write_contract = _contract_writer(run, trainer, check)
+    if validator is not None and arguments.eval_strategy != "no":
+        with trainer.evaluated_model() as model, evaluation_mode(model) as bare:
+            require_mask(bare, "validation cannot search with it, eval_strategy=no leaves it out")
     if check is not None:
         check.measure(trainer)
     return trainer

@@ -25,7 +25,7 @@ from sidtool.model import load_model_folder
 from sidtool.model.contract import read_contract
 from sidtool.model.vocabulary import SidTokens
 from sidtool.recommendation import RecommendOptions, Request, recommend
-from sidtool.recommendation.search import PartialHead
+from sidtool.recommendation.search import PartialHead, driver
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training import HISTORY_FILE, MACHINE_FILE
@@ -487,6 +487,17 @@ def test_an_error_of_a_checkpoint_is_no_refusal_of_settings(
     monkeypatch.setattr("transformers.Trainer._load_callback_state", fail)
     with pytest.raises(TypeError, match="a state of another version"):
         short_train("killed", **settings)
+
+
+def test_a_model_that_cannot_be_validated_is_not_trained(
+    short_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_probe", lambda _: None)
+    steps: list[int] = []
+    with pytest.raises(UsageError, match=r"4-D attention mask: validation .*, eval_strategy=no"):
+        short_train("out", validates=True, progress=lambda done, _: steps.append(done))
+    assert steps == []
+    short_train("out", validates=True, eval_strategy="no", save_strategy="no", max_steps=1)
 
 
 @pytest.mark.slow
