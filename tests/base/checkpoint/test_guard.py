@@ -136,6 +136,14 @@ def test_a_configuration_claims_no_more_than_is_stored(
     assert "\n" not in str(caught.value)
 
 
+def test_a_size_of_what_each_layer_has_is_no_number_of_layers(folder: Path) -> None:
+    """Gemma 3n and Gemma 4 have a row per token in a table for each layer."""
+    path = folder / "config.json"
+    sizes = {"vocab_size_per_layer_input": 262_144, "hidden_size_per_layer_input": 256}
+    path.write_text(json.dumps(json.loads(path.read_text()) | sizes))
+    assert load_model(locate(str(folder))).config.vocab_size_per_layer_input == 262_144
+
+
 def test_weights_come_from_the_files_that_were_checked(folder: Path, tmp_path: Path) -> None:
     names = list(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
