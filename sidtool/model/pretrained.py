@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sidtool.base.checkpoint import (
     INDEX,
     PICKLES,
+    TOKENIZER,
     WEIGHTS,
     StoredWeights,
     check_finite,
@@ -30,6 +31,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import (
     CompatibilityError,
     DataError,
+    MissingPackageError,
     SidtoolWarning,
     UsageError,
     first_line,
@@ -178,19 +180,33 @@ def load_model(
 
 
 def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer. Raises as `load_model` does, and DataError if the checkpoint has none."""
+    """The tokenizer. Raises as `load_model` does, DataError if the checkpoint has none, and
+    MissingPackageError if it needs packages that read SentencePiece."""
     from transformers import AutoTokenizer
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
-    stored = check_model(checkpoint.folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
+    folder = checkpoint.folder
+    stored = check_model(folder, checkpoint.gguf, trust_remote_code=trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    with loading(checkpoint.path, PURPOSE):
-        if checkpoint.gguf and stored:
-            _check_gguf(checkpoint.path, stored)
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
-        )
+    try:
+        with loading(checkpoint.path, PURPOSE):
+            if checkpoint.gguf and stored:
+                _check_gguf(checkpoint.path, stored)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
+            )
+    except DataError as error:
+        # transformers then takes the file for one of tiktoken, and says that this is missing
+        names = [path.name for path in folder.glob("*.model") if path.stem != "tiktoken"]
+        can_read = is_sentencepiece_available() and is_protobuf_available()
+        if names and not can_read and not (folder / TOKENIZER).is_file():
+            needed = "pip install sentencepiece protobuf"
+            raise MissingPackageError(
+                f"{folder} has a tokenizer in {names[0]}: {needed}"
+            ) from error
+        raise
     if not checkpoint.gguf:
-        check_tokenizer(checkpoint.folder, tokenizer)
+        check_tokenizer(folder, tokenizer)
     return tokenizer
 
 

@@ -9,7 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from sidtool.base import hub
 from sidtool.base.checkpoint import StoredWeights, loading
-from sidtool.base.errors import DataError, RefusedError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.base.errors import (
+    DataError,
+    MissingPackageError,
+    RefusedError,
+    SidtoolError,
+    SidtoolWarning,
+    UsageError,
+)
 from sidtool.model import load_model, load_tokenizer
 from sidtool.model.pretrained import locate
 from tests.models import tiny_model, tiny_tokenizer
@@ -207,3 +214,17 @@ def test_a_damaged_gguf_file_is_one_line(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_model(locate(str(path)))
     assert str(caught.value).isprintable()
+
+
+def test_the_packages_that_read_sentencepiece_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mT5 has no other tokenizer."""
+    monkeypatch.setattr("transformers.utils.is_sentencepiece_available", lambda: False)
+    (folder / "tokenizer.json").rename(folder / "spiece.model")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    with pytest.raises(MissingPackageError, match=r"spiece\.model: pip install sentencepiece pro"):
+        load_tokenizer(locate(str(folder)))
+    monkeypatch.setattr("transformers.utils.is_sentencepiece_available", lambda: True)
+    with pytest.raises(DataError, match="does not load"):
+        load_tokenizer(locate(str(folder)))
