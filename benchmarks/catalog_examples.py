@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from popular_catalog import Catalog
 
 from sidtool import Bundle
 from sidtool.data.split.files import open_split
 from sidtool.data.split.values import Example
-from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.tokenizer.sid import PopularityRanks
 

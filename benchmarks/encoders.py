@@ -20,6 +20,7 @@ import numpy as np
 from catalog_examples import Part
 from environment import command_line, environment
 from new_items import text_knn
+from popular_catalog import Catalog
 from recipe import Dataset, Recipe, RecipeRun, parse_seeds, recipe_parser
 from variants import Changes, write_variant
 
@@ -27,7 +28,6 @@ from sidtool.base.documents import parse_json
 from sidtool.base.output import write_whole
 from sidtool.data import Items, Vectors, read_items
 from sidtool.data.split import open_split
-from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.tuning.memory_tuning import CONTENT, TuneSimilarityOptions, tune_similarity
 from sidtool.memory import DEFAULT, ItemContent
 from sidtool.tokenizer.bundle import Bundle

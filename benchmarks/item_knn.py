@@ -13,11 +13,12 @@ from pathlib import Path
 
 from environment import command_line, environment
 from item_knn_tuning import tune_item_knn
+from popular_catalog import Catalog
 from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.protocols import SplitEvents
-from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
+from sidtool.evaluation.baselines import UNTUNED, item_knn, popularity
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.similarity import item_similarity

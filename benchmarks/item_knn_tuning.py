@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from popular_catalog import Catalog
+
 from sidtool.data.split.values import Example
-from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn
+from sidtool.evaluation.baselines import UNTUNED, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.tuning.memory_tuning import Grid, coordinate_search
 from sidtool.memory.manifest import KnnSettings

@@ -3,8 +3,8 @@
 Both are fitted on training events only: a history may contain later events, the counts never do.
 Equal scores rank by popularity, then by id."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,44 +40,6 @@ FILLED = 1 << 22
 """Popular items that are looked through together."""
 
 
-@dataclass(frozen=True, eq=False)
-class Catalog:
-    """The items that may be recommended, most popular first: by training events, ties by id."""
-
-    ids: tuple[str, ...]
-    index: Mapping[str, int]
-    sequences: Ragged
-    """The training events of each user by popularity rank, without other items."""
-
-    @classmethod
-    def of(cls, ids: Sequence[str], users: Sequence[UserSequence]) -> "Catalog":
-        """The catalog of some ids, counted in the users' training events."""
-        sequences = numbered_sequences(users, ids)
-        counts = count_events(sequences, len(ids)).tolist()
-        order = sorted(range(len(ids)), key=lambda row: (-counts[row], ids[row]))
-        ranks = np.empty(len(ids), dtype=np.int32)
-        ranks[order] = np.arange(len(ids))
-        ranked = tuple(ids[row] for row in order)
-        return cls(
-            ids=ranked,
-            index={item: rank for rank, item in enumerate(ranked)},
-            sequences=replace(sequences, values=ranks[sequences.values]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def index_of(self, items: Sequence[str]) -> PopularityRanks:
-        """The items that the catalog has, in the order given."""
-        ranks = self.targets(items)
-        return PopularityRanks(ranks[ranks >= 0])
-
-    def targets(self, items: Sequence[str]) -> PopularityRanks:
-        """Every item, -1 where the catalog lacks it."""
-        ranks = [self.index.get(item, -1) for item in items]
-        return PopularityRanks(np.array(ranks, dtype=np.int64))
-
-
 UNTUNED = KnnSettings()
 
 
@@ -93,15 +55,7 @@ def baseline_values(
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
     are ranked. With `shards`, the similarities are computed within its budget, in files. The
     ranking is the same for any number of threads."""
-    ranked = rank_baselines(
-        examples.bundle,
-        examples.examples,
-        events,
-        k=k,
-        exclude_seen=examples.exclude_seen,
-        shards=shards,
-        threads=threads,
-    )
+    ranked = rank_baselines(examples, events, k=k, shards=shards, threads=threads)
     positions_of = examples.bundle.trie().positions_of
     return {
         system: SystemValues.of_items(examples, positions_of(rows), ks)
@@ -110,28 +64,45 @@ def baseline_values(
 
 
 def rank_baselines(
-    bundle: Bundle,
-    examples: Sequence[Example],
+    examples: IndexedExamples,
     events: Sequence[UserSequence],
     *,
     k: int,
-    exclude_seen: bool,
     shards: Shards | None = None,
     threads: int = 1,
 ) -> dict[str, ItemRows]:
-    """By baseline: (n, k) active items by their rows in a bundle, best first, for the whole
+    """By baseline: (n, k) active items by their rows in the bundle, best first, for the whole
     histories of n examples; -1 where there are no more. Other arguments as in `baseline_values`."""
-    catalog = Catalog.of([bundle.items.ids[row] for row in bundle.active.tolist()], events)
-    histories = [catalog.index_of(example.history) for example in examples]
-    similarity = item_similarity(catalog.sequences, len(catalog), UNTUNED, shards, threads)
+    items, active = examples.bundle.items, examples.bundle.active
+    order, sequences = by_popularity([items.ids[row] for row in active.tolist()], events)
+    rows = np.append(active[order], -1)  # of each rank; the last one is that of rank -1
+    ranks = np.full(len(items), -1, dtype=np.int64)  # of each row
+    ranks[rows[:-1]] = np.arange(len(order))
+    in_ranks = (ranks[history] for history in examples.histories)
+    histories = [PopularityRanks(history[history >= 0]) for history in in_ranks]
+    similarity = item_similarity(sequences, len(order), UNTUNED, shards, threads)
+    exclude_seen = examples.exclude_seen
     ranked = {
-        POPULARITY: popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
+        POPULARITY: popularity(histories, len(order), k, exclude_seen=exclude_seen),
         ITEM_KNN: item_knn(
             similarity, histories, k, settings=UNTUNED, exclude_seen=exclude_seen, threads=threads
         ),
     }
-    rows = np.append(bundle.items.rows(catalog.ids), -1)  # the last one is that of rank -1
-    return {system: ItemRows(rows[ranks]) for system, ranks in ranked.items()}
+    return {system: ItemRows(rows[system_ranks]) for system, system_ranks in ranked.items()}
+
+
+def by_popularity(
+    ids: Sequence[str], users: Sequence[UserSequence]
+) -> tuple[NDArray[np.int64], Ragged]:
+    """Items from the most popular one on, by training events, ties by id, as (items,) indexes into
+    `ids`; and the training events of each user by popularity rank, without other items."""
+    sequences = numbered_sequences(users, ids)
+    counts = count_events(sequences, len(ids)).tolist()
+    places = sorted(range(len(ids)), key=lambda place: (-counts[place], ids[place]))
+    order = np.array(places, dtype=np.int64)
+    ranks = np.empty(len(ids), dtype=np.int32)
+    ranks[order] = np.arange(len(ids))
+    return order, replace(sequences, values=ranks[sequences.values])
 
 
 def popularity(

@@ -1,7 +1,9 @@
+from typing import Any
+
 import numpy as np
 
 from sidtool.data.split.values import Example, UserSequence
-from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn
+from sidtool.evaluation.baselines import UNTUNED, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.similarity import item_similarity
@@ -10,6 +12,7 @@ from sidtool.memory.similarity import item_similarity
 def test_tuning_selects_the_last_item_where_only_it_matters() -> None:
     """Items come in pairs that follow each other; everything earlier in a history is noise."""
     from item_knn_tuning import tune_item_knn
+    from popular_catalog import Catalog
 
     rng = np.random.default_rng(0)
     ids = [f"i{number:02}" for number in range(40)]
@@ -29,7 +32,7 @@ def test_tuning_selects_the_last_item_where_only_it_matters() -> None:
     assert quality(catalog, valid, best) > quality(catalog, valid, flat)
 
 
-def quality(catalog: Catalog, valid: list[Example], settings: KnnSettings) -> float:
+def quality(catalog: Any, valid: list[Example], settings: KnnSettings) -> float:
     similar = item_similarity(catalog.sequences, len(catalog), settings)
     histories = [catalog.index_of(example.history) for example in valid]
     ranked = item_knn(similar, histories, 10, settings=settings, exclude_seen=True)

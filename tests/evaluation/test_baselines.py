@@ -11,7 +11,7 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.split import UserSequence
 from sidtool.data.split.protocols import SplitEvents
 from sidtool.evaluation import baselines
-from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
+from sidtool.evaluation.baselines import UNTUNED, by_popularity, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.memory import KnnSettings, item_similarity
 from tests.shared_data import DATA
@@ -131,15 +131,13 @@ def test_popularity_is_the_index_in_order(histories: Lists, k: int, exclude_seen
         assert row == expected + [-1] * (k - len(expected))
 
 
-def test_the_catalog_is_ordered_by_popularity_then_id() -> None:
+def test_items_are_ordered_by_popularity_then_id() -> None:
     users = [
         UserSequence(items, tuple(items), tuple(range(len(items)))) for items in ("cxa", "bc", "x")
     ]
-    catalog = Catalog.of(["d", "c", "b", "a"], users)
-    assert catalog.ids == ("c", "a", "b", "d")
-    assert [items.tolist() for items in catalog.sequences] == [[0, 1], [2, 0], []]
-    assert catalog.index_of(["d", "x", "c"]).tolist() == [3, 0]
-    assert catalog.targets(["d", "x", "c"]).tolist() == [3, -1, 0]
+    order, sequences = by_popularity(["d", "c", "b", "a"], users)
+    assert order.tolist() == [1, 3, 2, 0]
+    assert [items.tolist() for items in sequences] == [[0, 1], [2, 0], []]
 
 
 def test_the_chunk_size_does_not_change_the_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,16 +160,17 @@ def test_the_figures_of_amazon_beauty_are_reproduced() -> None:
     split = SplitEvents(read_interactions(BEAUTY / "interactions.csv")).leave_one_out()
     with (BEAUTY / "items.jsonl").open(encoding="utf-8") as stream:
         ids = [json.loads(line)["item_id"] for line in stream]
-    catalog = Catalog.of(ids, split.train)
-    histories = [catalog.index_of(example.history) for example in split.test]
-    targets = catalog.targets([example.item for example in split.test])
-    similar = item_similarity(catalog.sequences, len(catalog), UNTUNED)
+    order, sequences = by_popularity(ids, split.train)
+    ranks = {ids[place]: rank for rank, place in enumerate(order.tolist())}
+    histories = arrays([[ranks[item] for item in example.history] for example in split.test])
+    targets = np.array([ranks[example.item] for example in split.test])
+    similar = item_similarity(sequences, len(ids), UNTUNED)
     wanted = [metric_names((5, 10)).index(name) for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
 
     def measured(ranked: np.ndarray) -> list[float]:
         return metric_values(find_targets(ranked, targets), (5, 10)).mean(axis=0)[wanted].tolist()
 
-    popular = popularity(histories, len(catalog), 10, exclude_seen=True)
+    popular = popularity(histories, len(ids), 10, exclude_seen=True)
     near = item_knn(similar, histories, 10, settings=UNTUNED, exclude_seen=True)
     assert measured(popular) == pytest.approx([0.0075, 0.0115, 0.0041, 0.0055], abs=0.00015)
     assert measured(near) == pytest.approx([0.0540, 0.0739, 0.0386, 0.0449], abs=0.0003)

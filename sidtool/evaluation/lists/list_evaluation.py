@@ -28,6 +28,7 @@ from sidtool.evaluation.lists.list_metrics import (
 )
 from sidtool.evaluation.metrics import coverage
 from sidtool.evaluation.options import HeldOutOptions
+from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.memory.mixture import MemoryOptions
 from sidtool.model import LoadedModel
 from sidtool.model.contract import TrainParams
@@ -192,9 +193,8 @@ def evaluate_list_makers(
         for system, make in makers.items()
     }
     if options.baselines:
-        ranked = rank_baselines(
-            bundle, examples, events, k=options.length, exclude_seen=exclude_seen
-        )
+        indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
+        ranked = rank_baselines(indexed, events, k=options.length)
         for system, rankings in ranked.items():
             lists[system] = [ItemRows(rows[rows >= 0]) for rows in rankings]
     return _evaluation(bundle, examples, lists, item_facts(bundle, events), options)
