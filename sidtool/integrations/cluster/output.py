@@ -8,14 +8,14 @@ import json
 import platform
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolError, UsageError, first_line
-from sidtool.base.output import disk_errors, locked, publish, refuse_existing, remove
+from sidtool.base.errors import DataError, UsageError, raised_as
+from sidtool.base.output import disk_errors, locked, new_dir, refuse_existing, remove
 from sidtool.base.output_name import check_replaced
 from sidtool.base.work_folder import RUN_FILE, open_work_folder
 from sidtool.data.tables import library_errors
@@ -107,29 +107,20 @@ class PartFolder:
             filesystem.mv(unfinished, f"{root}/{name}")
 
 
-@contextmanager
-def _write_errors(url: str) -> Iterator[None]:
-    """Raise DataError for any error of a store that is written."""
-    try:
-        yield
-    except SidtoolError:
-        raise
-    except Exception as error:  # clients of stores have no common class
-        raise DataError(f"{url} cannot be written: {first_line(error)}") from error
+def _write_errors(url: str) -> AbstractContextManager[None]:
+    """Raises DataError for any error of a store that is written."""
+    return raised_as(DataError, f"{url} cannot be written")
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder of this node, which is removed at the end. Raises DataError, which names the node,
     if its disk is full."""
-    try:
-        folder = Path(gettempdir())
-    except FileNotFoundError as error:  # it tries to write there
-        raise DataError(
-            f"temporary files on {platform.node()} cannot be written: {first_line(error)}",
-            hint="free space there, or set TMPDIR",
-        ) from error
-    errors = disk_errors(folder, f"{folder} on {platform.node()}")
+    node, hint = platform.node(), "free space there, or set TMPDIR"
+    problem = f"temporary files on {node} cannot be written"
+    with raised_as(DataError, problem, hint, errors=(FileNotFoundError,)):
+        folder = Path(gettempdir())  # it tries to write there
+    errors = disk_errors(folder, f"{folder} on {node}")
     with errors, TemporaryDirectory(prefix="sidtool-") as place:
         yield Path(place)
 
@@ -197,38 +188,37 @@ def _is_half_moved(filesystem: Any, root: str) -> bool:
 
 
 @contextmanager
-def work_parts(
-    path: Path, fingerprint: Mapping[str, Any], *, resume: bool, force: bool = True
-) -> Iterator[PartFolder]:
-    """The folder beside `path` with the parts of a run, while its lock is held: those of an earlier
-    run with `resume`, which must have the same `fingerprint` (UsageError). Without `force`, there
-    may be nothing at `path` itself (UsageError)."""
+def work_parts(path: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> Iterator[PartFolder]:
+    """The folder beside `path` with the parts of a run, while its lock is held; it is removed if
+    the block ends well. Those of an earlier run are in it with `resume`, which must have the same
+    `fingerprint` (UsageError)."""
     with locked(path) as work:
-        refuse_existing(path, force)  # another process may have made it until the lock was held
-        if not resume:
-            remove(work)
-        open_work_folder(work, fingerprint, restart=RESTART)
-        yield PartFolder(str(work.absolute()))
+        yield _opened(work, fingerprint, resume=resume)
+        remove(work)
+
+
+def _opened(work: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> PartFolder:
+    if not resume:
+        remove(work)
+    open_work_folder(work, fingerprint, restart=RESTART)
+    return PartFolder(str(work.absolute()))
 
 
 @contextmanager
 def part_folder(
     out: str, fingerprint: Mapping[str, Any], *, resume: bool, force: bool
 ) -> Iterator[PartFolder]:
-    """The folder of an output while it is made; it appears as `out` if the block ends well.
+    """The folder of an output while it is made; it appears as `out` if the block ends well, and
+    stays for a later run if not.
 
     Raises UsageError if `out` exists, without `force`, or if the interrupted run that is to be
     resumed had another `fingerprint`."""
     filesystem, root = open_store(out)
-    if not is_local(filesystem):
+    if is_local(filesystem):
+        with new_dir(Path(root), force=force, resume=True) as work:
+            yield _opened(work, fingerprint, resume=resume)
+    else:
         yield from _remote(out.rstrip("/"), fingerprint, resume=resume, force=force)
-        return
-    path = Path(root)
-    refuse_existing(path, force)
-    with work_parts(path, fingerprint, resume=resume, force=force) as folder:
-        yield folder
-        refuse_existing(path, force)
-        publish(Path(folder.url), path)
 
 
 def _remote(

@@ -14,7 +14,6 @@ from typing import Any
 from sidtool.base.digests import HashedFile, digest_strings
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.output import remove
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage
 from sidtool.data.split import TRAIN_FILE, Split, folder_manifest
@@ -191,7 +190,6 @@ class ClusterExamples:
             made = parts_in_order(work, shards, folder, run)
             reports, digest = _join(made, shards, job.options.tasks, folder)
             yield replace(_checked_job(job, folder, reports), joined=digest)
-            remove(Path(folder.url))
 
     def write_parts(self, out: str, progress: Progress | None, *, force: bool) -> Lineage:
         """Write the examples of a split in parts to a folder of parts, at a path or URL: those of
