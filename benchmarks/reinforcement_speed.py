@@ -80,7 +80,7 @@ def rl_step(trainer: GroupTrainer, prompts: int) -> Step:
     """A step of the trainer: groups, rewards, loss, gradient and optimizer."""
 
     def step(number: int) -> None:
-        rows = np.arange(number * prompts, (number + 1) * prompts) % len(trainer.maker.examples)
+        rows = np.arange(number * prompts, (number + 1) * prompts) % len(trainer.examples)
         batch = [
             {"prompt": str(row)} for row in rows.tolist() for _ in range(trainer.num_generations)
         ]
@@ -94,14 +94,14 @@ def rl_step(trainer: GroupTrainer, prompts: int) -> Step:
 def floor_step(trainer: GroupTrainer, prompts: int, *, search: bool = True) -> Step:
     """A step of the floor on the same examples; without `search`, a supervised step on as many
     tokens."""
-    session = trainer.maker.session
+    session = trainer.session
     model = trainer.model
     head = PartialHead(model)
     size = trainer.num_generations
     levels = session.trie.levels
     starts = torch.from_numpy(session.tokens.level_starts)
     head.install()
-    examples = trainer.maker.examples
+    examples = trainer.examples
 
     def step(number: int) -> None:
         rows = np.arange(number * prompts, (number + 1) * prompts) % len(examples)

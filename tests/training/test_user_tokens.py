@@ -19,10 +19,8 @@ from sidtool.training import train
 from sidtool.training.reinforcement import RlOptions
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.list_trainer import ListValidation
-from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
-from sidtool.training.reinforcement.rollouts import GroupMaker
 from tests.cli.road import write_lines
 from tests.training.runs import Make, short_rl
 
@@ -133,14 +131,11 @@ def test_groups_begin_with_the_token_of_their_user(
     loaded = load_model_folder(start)
     users = loaded.contract.users
     session = QuerySession.of(loaded)
-    policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     events = read_rl_examples(made, "sequence", encoder, loaded.bundle)
     assert len(events.users) == len(events)
-    numbers = np.arange(0, len(events), 7)
-    maker = GroupMaker(session, policy, events, 4)
-    queries, _ = maker.make(loaded.model, numbers)
-    firsts = [query.prompt[0] for query in queries]
+    numbers = range(0, len(events), 7)
+    firsts = [events.query(session, number).prompt[0] for number in numbers]
     assert firsts == [users.id(events.users[number]) for number in numbers]
     assert len(set(firsts)) > 5
     short_rl(start, made, tmp_path / "out", max_steps=1)

@@ -1,44 +1,11 @@
-"""Groups of items for training examples. The order of examples, and when checkpoints are due, make
-a run that resumes equal to one that was not stopped."""
+"""The order of examples, and when checkpoints are due: a run that resumes is equal to one that was
+not stopped."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
-
-from sidtool.recommendation import Query, QuerySession
-from sidtool.tokenizer.sid import ItemRows, Leaves
-from sidtool.training.reinforcement.examples import RlExamples
-from sidtool.training.reinforcement.policy import Policy
-
-
-@dataclass(frozen=True, eq=False)
-class GroupMaker:
-    """Makes groups for examples by their number."""
-
-    session: QuerySession
-    policy: Policy
-    examples: RlExamples
-    size: int
-    """G, the items of a group"""
-
-    def target_leaves(self, numbers: NDArray[np.int64]) -> Leaves:
-        """(n,): the leaf of each example's target."""
-        trie = self.session.trie
-        return trie.leaves(trie.positions_of(ItemRows(self.examples.targets[numbers])))
-
-    def make(self, model: Any, numbers: NDArray[np.int64]) -> tuple[list[Query], NDArray[np.int64]]:
-        """The queries of n examples, and (n, G) leaves of the trie, the one that the policy prefers
-        first, -1 where fewer than G can be recommended; without a gradient."""
-        queries = [self.examples.query(self.session, number) for number in numbers.tolist()]
-        leaves = np.full((len(queries), self.size), -1, dtype=np.int64)
-        results = self.session.search(model, queries, k=self.size, num_beams=self.size)
-        for row, result in zip(leaves, results, strict=True):
-            row[: len(result.leaves)] = result.leaves
-        return queries, leaves
 
 
 class EpochSampler(RepeatSampler):

@@ -21,12 +21,14 @@ from trl.trainer.utils import split_tensor_dict
 
 from sidtool.evaluation import Judge, Measurement
 from sidtool.model import LoadedModel
+from sidtool.recommendation import QuerySession
 from sidtool.tokenizer.sid import Leaves, SidPositions
 from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
+from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import GroupReward, lacks_signal
-from sidtool.training.reinforcement.rollouts import EpochSampler, GroupMaker, WholeGenerations
+from sidtool.training.reinforcement.rollouts import EpochSampler, WholeGenerations
 from sidtool.training.reinforcement.settings import RlOptions
 
 EARLY_CLIP = 0.1
@@ -48,7 +50,9 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         loaded: LoadedModel,
         args: GRPOConfig,
         *,
-        maker: GroupMaker,
+        session: QuerySession,
+        policy: Policy,
+        examples: RlExamples,
         reward: GroupReward,
         reference: tuple[Any, Policy] | None,
         judge: Judge,
@@ -59,8 +63,8 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         beta = args.beta
         args.beta = 0.0
         # the prompt of an example is its number
-        numbers = pa.array(np.arange(len(maker.examples))).cast(pa.string())
-        examples = Dataset.from_dict({"prompt": numbers})
+        numbers = pa.array(np.arange(len(examples))).cast(pa.string())
+        prompts = Dataset.from_dict({"prompt": numbers})
         with warnings.catch_warnings():
             # `rollout_func` is experimental in TRL: pyproject.toml limits its versions
             warnings.simplefilter("ignore")
@@ -69,8 +73,8 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
                 # `_roll_out` computes the rewards of whole groups
                 reward_funcs=[lambda reward, **_: list(reward)],
                 args=args,
-                train_dataset=examples,
-                eval_dataset=examples,
+                train_dataset=prompts,
+                eval_dataset=prompts,
                 processing_class=loaded.tokenizer,
                 callbacks=callbacks,
                 rollout_func=self._roll_out,
@@ -79,8 +83,9 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         # the log-probabilities come without a loss of the router
         self.aux_loss_enabled = False
         self.remove_callback(PrinterCallback)
-        self.maker = maker
-        self.policy = maker.policy
+        self.session = session
+        self.policy = policy
+        self.examples = examples
         self.options = options
         self._reward = reward
         self.judge = judge
@@ -128,16 +133,20 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         items. Returns the n * G items as TRL's rows, with a mask of the codes that the policy
         learns."""
         size = self.num_generations
-        numbers = np.array([int(prompt) for prompt in prompts[::size]], dtype=np.int64)  # (n,)
+        numbers = [int(prompt) for prompt in prompts[::size]]
+        session, trie = self.session, self.session.trie
+        queries = [self.examples.query(session, number) for number in numbers]
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
-            queries, sampled_leaves = self.maker.make(model, numbers)
-        trie = self.maker.session.trie
+            # (n, G), the items that the policy prefers first, -1 where there are fewer
+            sampled_leaves = session.rank(
+                model, queries, k=size, num_beams=size, window=len(queries)
+            ).leaves
         valid = sampled_leaves >= 0
         leaves = Leaves(np.maximum(sampled_leaves, 0))  # (n, G): any leaf where not valid
         positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
         items = trie.item_rows(SidPositions(positions))  # (n, G): the first item of each leaf
-        groups = self.maker.examples.groups(numbers.tolist(), np.where(valid, items, -1))
+        groups = self.examples.groups(numbers, np.where(valid, items, -1))
         rewards = self._reward(groups)  # (n, G)
         dead = lacks_signal(rewards, valid)
         self.recent["reward"].append(float(rewards[valid].mean()))
@@ -148,7 +157,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         scored = np.where(valid, rewards, np.nan).ravel().tolist()
         return {
             "prompt_ids": [list(query.prompt) for query in queries for _ in range(size)],
-            "completion_ids": self.maker.session.tokens.ids(codes, begin_end_tokens=False).tolist(),
+            "completion_ids": session.tokens.ids(codes, begin_end_tokens=False).tolist(),
             "logprobs": None,
             # TRL ignores an item whose reward is None
             "reward": [None if math.isnan(value) else value for value in scored],
@@ -160,8 +169,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.options.sft_weight:
             numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
-            targets = self.maker.target_leaves(np.array(numbers))
-            target_codes = self.maker.session.trie.leaf_codes(targets)
+            target_codes = self.session.bundle.items.codes[self.examples.targets[numbers]]
             # for a batch that is split by rows
             row_codes = np.repeat(target_codes.astype(np.int64), self.num_generations, axis=0)
             output["target_codes"] = torch.from_numpy(row_codes).to(self.args.device)

@@ -27,7 +27,6 @@ from sidtool.training.reinforcement.pairs import PairMaker
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
 from sidtool.training.reinforcement.rl_run import RlRun
-from sidtool.training.reinforcement.rollouts import GroupMaker
 from sidtool.training.reinforcement.trainer import GroupTrainer
 
 
@@ -68,7 +67,7 @@ def build_trainer(
     if run.options.algorithm == "ipa" or run.config_fields["beta"]:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
         reference = (start, policy_of(start))
-    maker = GroupMaker(session, policy_of(loaded.model), examples, arguments.num_generations)
+    policy = policy_of(loaded.model)
     users = sample_examples(tuple(read_examples(run.valid)), run.options.eval_users, run.seed)
     device = str(arguments.device)
     scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
@@ -86,7 +85,9 @@ def build_trainer(
         run.options,
         loaded,
         arguments,
-        maker=maker,
+        session=session,
+        policy=policy,
+        examples=examples,
         reward=reward,
         reference=reference,
         judge=Judge.of(

@@ -1,50 +1,23 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
-from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
-from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.query import QuerySession
 from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import lacks_signal
-from sidtool.training.reinforcement.rollouts import GroupMaker
-
-NUMBERS = np.arange(12)
 
 
-@pytest.fixture(scope="module")
-def loaded(tuned: Path) -> LoadedModel:
-    return load_model_folder(tuned)
-
-
-def make(loaded: LoadedModel, made: Path, **options: bool) -> tuple[Any, GroupMaker]:
+def test_seen_items_are_excluded(tuned: Path, made: Path) -> None:
+    loaded = load_model_folder(tuned)
     session = QuerySession.of(loaded)
-    policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    examples = read_rl_examples(made, "sequence", encoder, loaded.bundle, **options)
-    maker = GroupMaker(session, policy, examples, size=4)
-    return maker.make(loaded.model, NUMBERS)[1], maker
-
-
-def test_a_group_is_the_beam(loaded: LoadedModel, made: Path) -> None:
-    leaves, maker = make(loaded, made)
-    session = maker.session
-    queries = [Query(session.from_history(maker.examples.history(n))) for n in NUMBERS]
-    for row, beam in enumerate(session.search(loaded.model, queries, k=4, num_beams=4)):
-        assert leaves[row].tolist() == beam.leaves.tolist()
-    assert (leaves >= 0).all()
-    hits = leaves == maker.target_leaves(NUMBERS)[:, None]
-    assert 0 < hits.sum() < len(NUMBERS)  # some groups have no signal
-
-
-def test_seen_items_are_excluded(loaded: LoadedModel, made: Path) -> None:
-    leaves, maker = make(loaded, made, exclude_seen=True)
-    for row, number in enumerate(NUMBERS.tolist()):
-        positions = maker.session.trie.positions(maker.examples.history(number))
-        assert not np.isin(leaves[row], maker.session.trie.leaves(positions)).any()
+    examples = read_rl_examples(made, "sequence", encoder, loaded.bundle, exclude_seen=True)
+    queries = [examples.query(session, number) for number in range(12)]
+    for number, result in enumerate(session.search(loaded.model, queries, k=4, num_beams=4)):
+        positions = session.trie.positions(examples.history(number))
+        assert not np.isin(result.leaves, session.trie.leaves(positions)).any()
 
 
 def test_equal_rewards_give_no_signal() -> None:

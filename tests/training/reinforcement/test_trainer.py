@@ -48,8 +48,8 @@ def test_the_policy_in_the_loss_is_the_one_that_drew_the_items(build: Build) -> 
     log_probs, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 3)
     ratios = (log_probs - scored["old_per_token_logps"]).exp()
     torch.testing.assert_close(ratios, torch.ones_like(ratios), rtol=0, atol=1e-6)
-    session = trainer.maker.session
-    queries = [Query(session.from_history(trainer.maker.examples.history(n))) for n in (0, 5)]
+    session = trainer.session
+    queries = [Query(session.from_history(trainer.examples.history(n))) for n in (0, 5)]
     with class_forward(trainer.model):
         beams = session.search(trainer.model, queries, k=4, num_beams=4)
     for row, beam in enumerate(beams):
@@ -61,18 +61,17 @@ def test_rewards_reach_the_items_of_their_example(build: Build) -> None:
     trainer = build(reward="exact", sft_weight=0.5)
     trainer.model.train()
     scored = trainer._generate_and_score_completions(BATCH)
-    starts = trainer.maker.session.tokens.level_starts
+    starts = trainer.session.tokens.level_starts
     codes = scored["completion_ids"].numpy() - starts
     targets = scored["target_codes"].numpy()
     hits = (codes == targets).all(axis=1)
     assert 0 < hits.sum() < 4
     assert hits.reshape(4, 4).sum(axis=1).max() == 1
     assert (scored["advantages"].numpy() > 0).tolist() == hits.tolist()
-    histories = trainer.maker.examples
+    histories = trainer.examples
     for row, number in enumerate((0, 5, 9, 14)):
-        leaf = trainer.maker.target_leaves(np.array([number]))
-        expected = trainer.maker.session.trie.leaf_codes(leaf)[0]
-        assert targets[4 * row].tolist() == expected.tolist()
+        target = trainer.session.bundle.items.codes[histories.targets[number]]
+        assert targets[4 * row].tolist() == target.tolist()
         assert len(histories.history(number)) >= 1
 
 
