@@ -6,6 +6,7 @@ markup of `benchmarks/.../qwen3_soft_switch.jinja2`; MiniOneRec `data.py` (`Eval
 which it reports its metrics); LC-Rec `prompt.py` (the first of its texts); LETTER
 `LETTER-TIGER/data.py`, or LC-Rec's prompt for a causal model."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,6 @@ from sidtool.data import FieldTypes
 from sidtool.model.network import ModelKind
 from sidtool.model.prompt import (
     MAX_TOKENS,
-    Format,
     HistoryPrompt,
     Templates,
     history_prompt_ids,
@@ -60,34 +60,16 @@ class AdoptOptions:
             )
 
 
-@dataclass(frozen=True)
-class PromptPreset:
-    """A prompt that contains a history of SIDs."""
-
-    kind: ModelKind
-    template: str
-    """its text, with {history}"""
-    history_length: int
-    """items of the history at most"""
-    max_length: int
-    """tokens at most"""
-    separator: str = ""
-    """between two items"""
-    markup: tuple[str, ...] = ()
-    """texts in the template that each must be one token"""
-    format: Format = "plain"
-    begin: bool = False
-    """whether the begin token comes first even if the tokenizer itself puts none there"""
-
-
 _ALPACA = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request. \n\n### Instruction:\n"
     "Can you predict the next possible item that the user may expect?\n\n"
 )
 
-_LC_REC = PromptPreset(
-    "causal",
+TASKS = {"sid": "next-item", "title": "title-history-to-sid"}
+"""The task of a prompt, by what it shows of the items in a history."""
+_LC_REC = HistoryPrompt(
+    TASKS["sid"],
     "Below is an instruction that describes a task. Write a response that appropriately completes "
     "the request.\n\n### Instruction:\nThe user has interacted with items {history} in "
     "chronological order. Can you predict the next possible item that the user may expect?\n\n"
@@ -95,55 +77,49 @@ _LC_REC = PromptPreset(
     history_length=20,
     max_length=2048,
     separator=", ",
+    item="{sid}",
 )
 
-PRESETS: Mapping[Preset, tuple[PromptPreset, ...]] = {
-    "openonerec": (
-        PromptPreset(
-            "causal",
+PRESETS: Mapping[Preset, Mapping[ModelKind, HistoryPrompt]] = {
+    "openonerec": {
+        "causal": HistoryPrompt(
+            TASKS["sid"],
             "<|im_start|>system\n你是一个智能推荐助手，能够根据用户的浏览历史预测用户可能感兴趣的下一个内容。<|im_end|>\n"
             "<|im_start|>user\n根据以下用户浏览记录，请预测用户接下来可能观看的内容：\n{history}"
             "/no_think<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
             history_length=512,
             max_length=4096,
-            markup=("<|im_start|>", "<|im_end|>", "<think>", "</think>"),
             format="chat",
-        ),
-    ),
-    "minionerec": (
-        PromptPreset(
-            "causal",
+        )
+    },
+    "minionerec": {
+        "causal": HistoryPrompt(
+            TASKS["sid"],
             _ALPACA
             + "### User Input: \nCan you predict the next possible item the user may expect, given "
             "the following chronological interaction history: {history}\n\n### Response:\n",
             history_length=50,
             max_length=2560,
             separator=", ",
-            begin=True,
+            item="{sid}",
+        )
+    },
+    "lc-rec": {"causal": _LC_REC},
+    "letter": {
+        "encoder-decoder": HistoryPrompt(
+            TASKS["sid"], "{history}", history_length=20, max_length=512
         ),
-    ),
-    "lc-rec": (_LC_REC,),
-    "letter": (
-        PromptPreset("encoder-decoder", "{history}", history_length=20, max_length=512),
-        _LC_REC,
-    ),
+        "causal": _LC_REC,
+    },
 }
-"""The prompts of each system: one for each kind of model that it trains."""
+"""The prompts of each system, by the kinds of models that it trains, without what a tokenizer puts
+around a text."""
+WITH_BEGIN: tuple[Preset, ...] = ("minionerec",)
+"""Systems whose begin token comes first even if the tokenizer itself puts none there."""
+MARKUP = re.compile(r"<[^<>\s]+>")
+"""Texts in the prompts of systems that each must be one token."""
 
 
-def preset_for(name: Preset, kind: ModelKind) -> PromptPreset:
-    """The prompt of a system for models of a kind. Raises UsageError if it trains none."""
-    for preset in PRESETS[name]:
-        if preset.kind == kind:
-            return preset
-    raise UsageError(
-        f"preset {name} is for {PRESETS[name][0].kind} models, and this one is {kind}",
-        hint="--template FILE gives the model's own prompt",
-    )
-
-
-TASKS = {"sid": "next-item", "title": "title-history-to-sid"}
-"""The task of a prompt, by what it shows of the items in a history."""
 HISTORY_LENGTH = 20
 MAX_LENGTH = 2048
 """Limits of a prompt from a template file."""
@@ -173,8 +149,8 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
     Raises UsageError if the file has several prompts or one with fields, CompatibilityError if
     markup of the preset is no token."""
     if options.preset is not None:
-        system_prompt = preset_for(options.preset, kind)
-        for text in system_prompt.markup:
+        prompt = _of_preset(options.preset, kind)
+        for text in dict.fromkeys(MARKUP.findall(prompt.template)):
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             if len(ids) != 1:
                 raise CompatibilityError(
@@ -182,38 +158,37 @@ def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> Hi
                     "of this tokenizer",
                     hint="--template FILE gives the model's own prompt",
                 )
-        item = "{sid}" if system_prompt.separator else ""
     else:
         assert options.template_file is not None
-        system_prompt, item = _from_file(Path(options.template_file), kind)
+        prompt = _from_file(Path(options.template_file))
     around = make_frame("{history}", tokenizer, "text")
     before = around.before
-    if system_prompt.begin and not before:
+    if options.preset in WITH_BEGIN and not before:
         before = tokenizer.bos_token or ""
     end = tokenizer.eos_token_id
     # some tokenizers put the end token behind every text, as T5's does
     is_appended = tokenizer("a")["input_ids"][-1:] == [end]
     after = around.close if is_appended else ""
-    history_as = _shown(item)
-    return HistoryPrompt(
-        task=TASKS[history_as],
-        template=before + system_prompt.template + after,
-        history_length=options.history_length or system_prompt.history_length,
-        max_length=options.max_length or system_prompt.max_length,
-        format=system_prompt.format,
-        history_as=history_as,
-        separator=system_prompt.separator,
-        item=item,
+    return replace(
+        prompt,
+        template=before + prompt.template + after,
+        history_length=options.history_length or prompt.history_length,
+        max_length=options.max_length or prompt.max_length,
     )
 
 
-def _shown(item: str) -> Literal["sid", "title"]:
-    """What the template of an item shows of it."""
-    return "title" if "{title}" in item else "sid"
+def _of_preset(name: Preset, kind: ModelKind) -> HistoryPrompt:
+    """The prompt of a system for models of a kind. Raises UsageError if it trains none."""
+    if kind not in PRESETS[name]:
+        raise UsageError(
+            f"preset {name} is for {next(iter(PRESETS[name]))} models, and this one is {kind}",
+            hint="--template FILE gives the model's own prompt",
+        )
+    return PRESETS[name][kind]
 
 
-def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
-    """The prompt of a template file, and the form of its items."""
+def _from_file(path: Path) -> HistoryPrompt:
+    """The prompt of a template file."""
     templates = Templates.read(path)
     if len(templates.prompts) != 1:
         raise UsageError(
@@ -223,14 +198,19 @@ def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     item = templates.item(0)
     if not item and templates.separator:
         item = "{sid}"
-    history_as = _shown(item)
+    history_as: Literal["sid", "title"] = "title" if "{title}" in item else "sid"
     if item:
         templates = replace(templates, items=(item,))
     templates.check(TASKS[history_as], history_as, FieldTypes())
-    system_prompt = PromptPreset(
-        kind, templates.prompts[0], HISTORY_LENGTH, MAX_LENGTH, templates.separator
+    return HistoryPrompt(
+        TASKS[history_as],
+        templates.prompts[0],
+        HISTORY_LENGTH,
+        MAX_LENGTH,
+        history_as=history_as,
+        separator=templates.separator,
+        item=item,
     )
-    return system_prompt, item
 
 
 def worked_prompt(
