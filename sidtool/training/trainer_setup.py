@@ -23,7 +23,7 @@ from sidtool.model.network import (
     max_positions,
     share_embedding_layers,
 )
-from sidtool.model.prompt import fit_prompt, prompt_encoder
+from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import evaluation_mode, require_mask
 from sidtool.training.execution import ForgettingCheck
@@ -264,10 +264,9 @@ def _validator(
             "validation needs a task that recommends from histories; these examples have none",
             hint="train without `valid`",
         )
-    # a prompt with its answer fits the positions of the model, as in `recommend`
-    n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
-    prompt = fit_prompt(run.history_prompt, loaded.model, n_answer)
-    assert prompt is not None
+    # what the trained model will recommend by
+    contract = replace(run.contract, history_prompt=run.history_prompt)
+    session = QuerySession.of(replace(loaded, contract=contract, memory=None), run.normalize)
     examples = tuple(read_examples(run.valid))
     options = run.options
     users, exclude_seen = options.eval_users, bool(options.eval_exclude_seen)
@@ -280,15 +279,6 @@ def _validator(
         item_knn = item_knn_metrics(
             examples, run.bundle, users=users, k=k, seed=run.seed, exclude_seen=exclude_seen
         )
-    session = QuerySession(
-        run.bundle,
-        loaded.tokenizer,
-        loaded.tokens,
-        history_prompt=prompt,
-        text_prompt=None,
-        normalize=run.normalize,
-        users=run.contract.users,
-    )
     validator = Validator(
         examples,
         session,
