@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from sidtool.base.errors import DataError
 from sidtool.data.split import Example
 from sidtool.evaluation import Measurement
+from sidtool.evaluation.lists import recommendable_rows
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.pairs import (
@@ -194,21 +195,18 @@ class ListValidation:
     ) -> Self:
         """Look up the items of examples; those without an active one of the bundle are left out.
         Raises DataError if none is left."""
-        items = session.bundle.items
+        items, exclude_seen = session.bundle.items, bool(options.exclude_seen)
         entries = []
         for example in examples:
             rows = items.rows(example.history)
             in_bundle = np.flatnonzero(rows >= 0)
             history = ItemRows(rows[in_bundle])
-            target_rows = items.rows(example.items)
-            following = target_rows[target_rows >= 0]
-            following = following[session.bundle.is_active[following]]
-            if options.exclude_seen:
-                following = following[~np.isin(following, history)]
-            if len(following):
-                targets = np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64)
+            distinct = list(dict.fromkeys(example.items))
+            rows = recommendable_rows(session.bundle, distinct, example, exclude_seen=exclude_seen)
+            targets = rows[rows >= 0]
+            if len(targets):
                 item_fields = example.fields.take(in_bundle.tolist())
-                denied = session.leaf_filter(None, [history] if options.exclude_seen else [])
+                denied = session.leaf_filter(None, [history] if exclude_seen else [])
                 prompt = session.from_history(history, item_fields, user=example.user)
                 entries.append((example.user, Query(prompt, denied), history, targets, item_fields))
         if not entries:
