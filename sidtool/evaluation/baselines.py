@@ -14,14 +14,7 @@ from sidtool.base.ranges import ranges
 from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, Ragged, UserSequence
 from sidtool.data.split.pairs import numbered_sequences
-from sidtool.evaluation.metrics import Metrics
-from sidtool.evaluation.ranking import (
-    ITEM_KNN,
-    POPULARITY,
-    IndexedExamples,
-    SystemValues,
-    sample_examples,
-)
+from sidtool.evaluation.ranking import ITEM_KNN, POPULARITY, IndexedExamples, SystemValues
 from sidtool.memory import (
     KnnSettings,
     Shards,
@@ -31,7 +24,6 @@ from sidtool.memory import (
     item_similarity,
     padded_rows,
 )
-from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, PopularityRanks
 
 CHUNK = 1024
@@ -209,15 +201,9 @@ MOST_EVENTS = 2_000_000
 
 
 def item_knn_metrics(
-    examples: Sequence[Example],
-    bundle: Bundle,
-    *,
-    users: int,
-    k: int,
-    seed: int,
-    exclude_seen: bool,
-) -> Metrics:
-    """HR@K and NDCG@K of item-kNN on the users that a `Validator` draws, from the histories of all
+    examples: Sequence[Example], sample: IndexedExamples, k: int
+) -> dict[str, float]:
+    """HR@K and NDCG@K of item-kNN on a sample of validation examples, from the histories of all
     users before their first validation event; nothing for more than MOST_EVENTS.
 
     These are the training events of a split that holds out the last events of each user."""
@@ -227,10 +213,7 @@ def item_knn_metrics(
     events = [
         UserSequence(user, items, tuple(range(len(items)))) for user, items in histories.items()
     ]
-    indexed = IndexedExamples.of(
-        bundle, sample_examples(examples, users, seed), exclude_seen=exclude_seen
-    )
-    values = baseline_values(indexed, events, [k], k=k)[ITEM_KNN]
+    values = baseline_values(sample, events, [k], k=k)[ITEM_KNN]
     return {
         name: float(mean)
         for name, mean in zip(values.names, values.values.mean(axis=0), strict=True)

@@ -44,8 +44,8 @@ class Validator:
     """Measures the model of a session on a seeded sample of users; `rank` and `ranks` divide them
     among processes.
 
-    `users` is the size of the sample, 0 takes all. `item_knn` has the metrics of item-kNN, which
-    `figures` repeats. Raises DataError without examples."""
+    `users` is the size of the sample, 0 takes all. `item_knn` may be set to the metrics of
+    item-kNN, which `figures` repeats. Raises DataError without examples."""
 
     def __init__(
         self,
@@ -57,20 +57,19 @@ class Validator:
         k: int,
         seed: int,
         exclude_seen: bool = False,
-        item_knn: Mapping[str, float] | None = None,
     ) -> None:
-        examples = sample_examples(examples, users, seed)
+        sample = sample_examples(examples, users, seed)
         self.k = k
-        self._item_knn = item_knn or {}
+        self.item_knn: Metrics = {}
         self._num_beams = num_beams
         self._session = session
-        self._examples = IndexedExamples.of(session.bundle, examples, exclude_seen=exclude_seen)
-        self._queries = list(example_queries(session, self._examples, follow=False))
+        self.examples = IndexedExamples.of(session.bundle, sample, exclude_seen=exclude_seen)
+        self._queries = list(example_queries(session, self.examples, follow=False))
         # queries that may find one item only: their search scores the item, where there is a prompt
         trie = session.trie
         self._target_queries = [
             replace(query, leaf_filter=LeafFilter(trie, trie.positions(ItemRows(target))))
-            for query, target in zip(self._queries, self._examples.targets[:, None], strict=True)
+            for query, target in zip(self._queries, self.examples.targets[:, None], strict=True)
             if target[0] >= 0 and query.prompt
         ][:LOSS_USERS]
 
@@ -89,7 +88,7 @@ class Validator:
         ranked[share] = self._session.rank(
             model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
         ).leaves
-        values = metric_values(item_ranks(self._examples, ranked), [self.k])
+        values = metric_values(item_ranks(self.examples, ranked), [self.k])
         metrics = values[share, :2]  # hit rate and NDCG
         squares = (metrics**2).sum(axis=0)
         losses = []
@@ -111,8 +110,8 @@ class Validator:
             figures[name] = mean
             figures[name + LOW] = max(0.0, mean - half_width)
             figures[name + HIGH] = min(1.0, mean + half_width)
-            if name in self._item_knn:
-                figures[name + OF_ITEM_KNN] = self._item_knn[name]
+            if name in self.item_knn:
+                figures[name + OF_ITEM_KNN] = self.item_knn[name]
         if loss_users:
             figures["loss"] = loss / loss_users
         return figures

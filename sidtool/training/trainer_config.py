@@ -21,7 +21,6 @@ def run_config(run: TrainingRun) -> Any:
     Raises UsageError if the settings do not fit together."""
     _ = run.softmax_over  # does not fit all examples
     kind = run.contract.kind
-    check_fields(kind, run.config_fields)
     validates = run.valid is not None and run.config_fields["eval_strategy"] != "no"
     decided: dict[str, Any] = {"remove_unused_columns": False, "load_best_model_at_end": validates}
     if not validates:

@@ -267,28 +267,21 @@ def _validator(
     # what the trained model will recommend by
     contract = replace(run.contract, history_prompt=run.history_prompt)
     session = QuerySession.of(replace(loaded, contract=contract, memory=None), run.normalize)
-    examples = tuple(read_examples(run.valid))
-    options = run.options
-    users, exclude_seen = options.eval_users, bool(options.eval_exclude_seen)
-    _, k = parse_metric(options.metric_for_best_model)
-    # the line to beat, but not where training events are in no history of a validation user, as
-    # most are where these are those of one part
-    item_knn = None
-    shows_training = run.lineage.split.protocol in ("leave-one-out", "last-session")
-    if with_item_knn and shows_training and not run.lineage.parts:
-        item_knn = item_knn_metrics(
-            examples, run.bundle, users=users, k=k, seed=run.seed, exclude_seen=exclude_seen
-        )
+    options, examples = run.options, tuple(read_examples(run.valid))
     validator = Validator(
         examples,
         session,
-        users=users,
+        users=options.eval_users,
         num_beams=options.eval_num_beams,
-        k=k,
-        exclude_seen=exclude_seen,
+        k=parse_metric(options.metric_for_best_model)[1],
+        exclude_seen=bool(options.eval_exclude_seen),
         seed=run.seed,
-        item_knn=item_knn,
     )
+    # the line to beat, but not where training events are in no history of a validation user, as
+    # most are where these are those of one part
+    shows_training = run.lineage.split.protocol in ("leave-one-out", "last-session")
+    if with_item_knn and shows_training and not run.lineage.parts:
+        validator.item_knn = item_knn_metrics(examples, validator.examples, validator.k)
     # the literal text of a prompt may leave no room for any history
     check_positions(loaded.model, validator.longest_prompt, run.bundle.space.levels - 1)
     return validator

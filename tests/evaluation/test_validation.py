@@ -9,12 +9,11 @@ from sidtool.evaluation import (
     IndexedExamples,
     Validator,
     baselines,
-    item_knn_metrics,
     rank_examples,
     sample_examples,
     validation,
 )
-from sidtool.evaluation.baselines import baseline_values
+from sidtool.evaluation.baselines import baseline_values, item_knn_metrics
 from sidtool.evaluation.ranking import SystemValues
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation import QuerySession
@@ -95,7 +94,8 @@ def test_a_history_that_the_bundle_lacks_has_no_loss() -> None:
 
 def test_figures_have_intervals_and_item_knn(bundle: Bundle) -> None:
     examples = [Example(f"u{number}", ("i20", "i21"), f"i{number}", 2) for number in range(16)]
-    made, model = validator(bundle, examples, k=5, item_knn={"ndcg@5": 0.25})
+    made, model = validator(bundle, examples, k=5)
+    made.item_knn = {"ndcg@5": 0.25}
     figures = made.figures(made.sums(model))
     mean = figures["hr@5"]
     half_width = 1.96 * (mean * (1 - mean) / 16) ** 0.5  # of a share of 16 users
@@ -109,15 +109,14 @@ def test_figures_have_intervals_and_item_knn(bundle: Bundle) -> None:
 def test_item_knn_is_as_in_an_evaluation_on_the_same_users(monkeypatch: pytest.MonkeyPatch) -> None:
     events, examples = visits()
     catalog = shop(shared=False)
-    sample = {"users": 12, "k": 10, "seed": 3, "exclude_seen": True}
-    measured = item_knn_metrics(examples, catalog, **sample)
     drawn = sample_examples(examples, 12, 3)
     with pytest.raises(DataError, match="the validation file has no users"):
         sample_examples((), 12, 3)
     indexed = IndexedExamples.of(catalog, drawn, exclude_seen=True)
+    measured = item_knn_metrics(examples, indexed, 10)
     expected = baseline_values(indexed, events, [10], k=10)["item-knn"]
     means = dict(zip(expected.names, expected.values.mean(axis=0), strict=True))
     assert set(measured) == {"hr@10", "ndcg@10"}
     assert measured == {name: pytest.approx(means[name]) for name in measured}
     monkeypatch.setattr(baselines, "MOST_EVENTS", 10)
-    assert item_knn_metrics(examples, catalog, **sample) == {}
+    assert item_knn_metrics(examples, indexed, 10) == {}
