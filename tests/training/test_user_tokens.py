@@ -19,6 +19,7 @@ from sidtool.training import train
 from sidtool.training.reinforcement import RlOptions
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.list_trainer import ListValidation
+from sidtool.training.reinforcement.pairs import ListWriter
 from sidtool.training.reinforcement.rewards.kinds import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
 from tests.cli.road import write_lines
@@ -153,12 +154,13 @@ def test_lists_are_validated_behind_the_token_of_their_user(
     session = QuerySession.of(loaded, list_length=3)
     recall = partial(list_recall, _=RewardContext(bundle))
     options = RlOptions("ipa", eval_num_beams=4, exclude_seen=True)
-    validation = ListValidation.of(session, split.valid[:9], recall, 3, options)
+    writer = ListWriter(session, recall, 3, options)
+    validation = ListValidation.of(writer, split.valid[:9])
     tokens = loaded.contract.users
     firsts = [query.prompt[0] for query in validation.queries]
     assert firsts == [tokens.id(user) for user in validation.users]
     with pytest.raises(DataError, match="no validation user has a held-out item"):
-        ListValidation.of(session, [replace(split.valid[0], item="unknown")], recall, 3, options)
+        ListValidation.of(writer, [replace(split.valid[0], item="unknown")])
 
 
 def test_what_does_not_go_with_user_tokens_is_refused(

@@ -20,19 +20,17 @@ from sidtool.base.errors import DataError
 from sidtool.data.split import Example
 from sidtool.evaluation import Measurement
 from sidtool.evaluation.lists import recommendable_rows
-from sidtool.recommendation import Query, QuerySession
+from sidtool.recommendation import Query
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.pairs import (
     ListPair,
-    PairMaker,
+    ListWriter,
     load_pairs,
     save_pairs,
     stack_pairs,
-    write_lists,
 )
 from sidtool.training.reinforcement.rewards.kinds import list_recall
-from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, Matrix, RewardContext
-from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.reinforcement.rewards.reward import Groups, Matrix, RewardContext
 from sidtool.training.reinforcement.trainer import GroupTrainer
 
 REFERENCE_FILE = "reference.safetensors"
@@ -43,10 +41,10 @@ class ListTrainer(GroupTrainer):
     """Trains a policy on pairs of lists."""
 
     def __init__(
-        self, *arguments: Any, pairs: PairMaker, validation: "ListValidation", **named: Any
+        self, *arguments: Any, lists: ListWriter, validation: "ListValidation", **named: Any
     ) -> None:
         super().__init__(*arguments, **named)
-        self.pairs = pairs
+        self.lists = lists
         self.validation = validation
         self.of_round: dict[int, ListPair] = {}
         self.add_callback(_RoundCallback(self))
@@ -65,7 +63,9 @@ class ListTrainer(GroupTrainer):
         if new:
             assert self.reference_policy is not None
             with self.accelerator.autocast():
-                self.of_round |= self.pairs.make(self.ref_model, self.reference_policy, new)
+                self.of_round |= self.lists.pairs(
+                    self.ref_model, self.reference_policy, self.examples, new
+                )
         pairs = [self.of_round[number] for number in numbers]
         self.count(sum(len(pair.prompt) for pair in pairs), len(numbers))
         self.recent["reward"] += [float(pair.mean_reward) for pair in pairs]
@@ -173,29 +173,19 @@ class _RoundCallback(TrainerCallback):
 class ListValidation:
     """The validation users whose held-out items a list can have."""
 
-    session: QuerySession
-    """of lists"""
+    writer: ListWriter
     users: tuple[str, ...]
     queries: tuple[Query, ...]
     groups: Groups
     """without answers; targets are the items of each user's held-out session, and fields what is
     known before it"""
-    reward: GroupReward
-    length: int
-    num_beams: int
 
     @classmethod
-    def of(
-        cls,
-        session: QuerySession,
-        examples: Sequence[Example],
-        reward: GroupReward,
-        length: int,
-        options: RlOptions,
-    ) -> Self:
+    def of(cls, writer: ListWriter, examples: Sequence[Example]) -> Self:
         """Look up the items of examples; those without an active one of the bundle are left out.
         Raises DataError if none is left."""
-        items, exclude_seen = session.bundle.items, bool(options.exclude_seen)
+        session, items = writer.session, writer.session.bundle.items
+        exclude_seen = bool(writer.options.exclude_seen)
         entries = []
         for example in examples:
             rows = items.rows(example.history)
@@ -214,23 +204,21 @@ class ListValidation:
         users, queries, histories, targets_of_users, fields = zip(*entries, strict=True)
         # the weights of held-out items are not known: each counts alike
         values = [np.ones(len(targets)) for targets in targets_of_users]
-        no_answers = np.empty((len(users), 0, length), dtype=np.int64)
+        no_answers = np.empty((len(users), 0, writer.length), dtype=np.int64)
         groups = Groups(histories, no_answers, targets_of_users, fields, values)
-        return cls(session, users, queries, groups, reward, length, options.eval_num_beams)
+        return cls(writer, users, queries, groups)
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
         """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
         queries = self.queries[process::processes]
-        lists = write_lists(
-            self.session, model, queries, length=self.length, num_beams=self.num_beams
-        )
-        return lists[:, 0]
+        num_beams = self.writer.options.eval_num_beams
+        return self.writer.write(model, queries, num_beams=num_beams)[:, 0]
 
     def values(self, shares: Sequence[NDArray[np.int64]]) -> Matrix:
         """(n, 2): recall and reward of what `lists` returned on each process, in their order."""
-        lists = np.empty((len(self.users), 1, self.length), dtype=np.int64)
+        lists = np.empty((len(self.users), 1, self.writer.length), dtype=np.int64)
         for process, share in enumerate(shares):
             lists[process :: len(shares), 0] = share
         groups = replace(self.groups, items=lists)
-        recall = list_recall(groups, RewardContext(self.session.bundle))
-        return np.concatenate([recall, self.reward(groups)], axis=1)
+        recall = list_recall(groups, RewardContext(self.writer.session.bundle))
+        return np.concatenate([recall, self.writer.reward(groups)], axis=1)

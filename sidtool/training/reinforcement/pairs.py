@@ -37,51 +37,41 @@ class ListPair:
     """(): of all candidates"""
 
 
-def write_lists(
-    session: QuerySession,
-    model: Any,
-    queries: Sequence[Query],
-    *,
-    length: int,
-    num_beams: int,
-    n_lists: int = 1,
-) -> NDArray[np.int64]:
-    """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1 where
-    there is no item."""
-    results = session.search_lists(
-        model, queries, length=length, num_beams=num_beams, n_lists=n_lists
-    )
-    lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
-    for row, candidates in enumerate(results):
-        for place, candidate in enumerate(candidates):
-            rows = session.trie.item_rows(candidate.positions)
-            lists[row, place, : len(rows)] = rows
-    return lists
-
-
 @dataclass(frozen=True, eq=False)
-class PairMaker:
-    """Makes pairs for examples by their number."""
+class ListWriter:
+    """Writes lists with a model, and compares them."""
 
     session: QuerySession
-    """of lists"""
-    examples: RlExamples
     """of lists"""
     reward: GroupReward
     length: int
     """items per list"""
     options: RlOptions
 
+    def write(
+        self, model: Any, queries: Sequence[Query], *, num_beams: int, n_lists: int = 1
+    ) -> NDArray[np.int64]:
+        """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1
+        where there is no item."""
+        results = self.session.search_lists(
+            model, queries, length=self.length, num_beams=num_beams, n_lists=n_lists
+        )
+        lists = np.full((len(queries), n_lists, self.length), -1, dtype=np.int64)
+        for row, candidates in enumerate(results):
+            for place, candidate in enumerate(candidates):
+                rows = self.session.trie.item_rows(candidate.positions)
+                lists[row, place, : len(rows)] = rows
+        return lists
+
     @torch.no_grad()
-    def make(self, model: Any, policy: Policy, numbers: Sequence[int]) -> dict[int, ListPair]:
-        """The pairs of examples by their number, from lists that a model writes; `policy` is its
-        own."""
-        examples = self.examples
+    def pairs(
+        self, model: Any, policy: Policy, examples: RlExamples, numbers: Sequence[int]
+    ) -> dict[int, ListPair]:
+        """The pairs of examples of lists by their number, from lists that a model writes; `policy`
+        is its own."""
         queries = [examples.query(self.session, number) for number in numbers]
         n_lists = self.options.candidate_lists
-        lists = write_lists(
-            self.session, model, queries, length=self.length, num_beams=n_lists, n_lists=n_lists
-        )
+        lists = self.write(model, queries, num_beams=n_lists, n_lists=n_lists)
         groups = examples.groups(numbers, lists)
         # a place without a list is neither the best nor the worst
         rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)

@@ -23,7 +23,7 @@ from sidtool.training.reinforcement.examples import (
     read_rl_examples,
 )
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
-from sidtool.training.reinforcement.pairs import PairMaker
+from sidtool.training.reinforcement.pairs import ListWriter
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
 from sidtool.training.reinforcement.rl_run import RlRun
@@ -77,10 +77,9 @@ def build_trainer(
         prompt = run.contract.list_prompt
         assert prompt is not None  # as the plan has checked
         length = prompt.list_length
-        lists = QuerySession.of(loaded, list_length=length)
-        pairs = PairMaker(lists, examples, reward, length, run.options)
-        validation = ListValidation.of(lists, users, reward, length, run.options)
-        build = partial(ListTrainer, pairs=pairs, validation=validation)
+        of_lists = QuerySession.of(loaded, list_length=length)
+        writer = ListWriter(of_lists, reward, length, run.options)
+        build = partial(ListTrainer, lists=writer, validation=ListValidation.of(writer, users))
     trainer: GroupTrainer = build(
         run.options,
         loaded,

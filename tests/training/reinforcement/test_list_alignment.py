@@ -14,7 +14,7 @@ from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
+from sidtool.training.reinforcement.pairs import ListWriter, load_pairs, save_pairs
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import Groups
 from sidtool.training.reinforcement.rl_run import _policy_prompt, plan_rl
@@ -149,9 +149,9 @@ def test_pairs_are_the_best_and_the_worst_list(
         return groups.items[..., 0].astype(np.float64)  # of the first item's row
 
     session = QuerySession.of(loaded, list_length=4)
-    maker = PairMaker(session, rl_examples, reward, 4, RlOptions("ipa", candidate_lists=5))
+    writer = ListWriter(session, reward, 4, RlOptions("ipa", candidate_lists=5))
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
-    pairs = maker.make(loaded.model, policy, [0, 3])
+    pairs = writer.pairs(loaded.model, policy, rl_examples, [0, 3])
     (groups,) = seen
     assert groups.items.shape == (2, 5, 4)
     codes = loaded.bundle.items.codes
@@ -168,8 +168,8 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert pair.reference.shape == (2,)
         assert (pair.reference < 0).all()
     # the same score up to rounding is no preference
-    flat = replace(maker, reward=lambda groups: 0.2 + 1e-16 * reward(groups))
-    (pair,) = flat.make(loaded.model, policy, [0]).values()
+    flat = replace(writer, reward=lambda groups: 0.2 + 1e-16 * reward(groups))
+    (pair,) = flat.pairs(loaded.model, policy, rl_examples, [0]).values()
     assert pair.rewards[0] == pair.rewards[1]
     save_pairs(pairs, tmp_path / "pairs.safetensors")
     stored = load_pairs(tmp_path / "pairs.safetensors")
