@@ -61,11 +61,9 @@ class ListTrainer(GroupTrainer):
         numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
         new = [number for number in dict.fromkeys(numbers) if number not in self.of_round]
         if new:
-            assert self.reference_policy is not None
+            assert self.reference is not None
             with self.accelerator.autocast():
-                self.of_round |= self.lists.pairs(
-                    self.ref_model, self.reference_policy, self.examples, new
-                )
+                self.of_round |= self.lists.pairs(self.reference, self.examples, new)
         pairs = [self.of_round[number] for number in numbers]
         self.count(sum(len(pair.prompt) for pair in pairs), len(numbers))
         self.recent["reward"] += [float(pair.mean_reward) for pair in pairs]

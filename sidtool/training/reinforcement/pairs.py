@@ -65,10 +65,10 @@ class ListWriter:
 
     @torch.no_grad()
     def pairs(
-        self, model: Any, policy: Policy, examples: RlExamples, numbers: Sequence[int]
+        self, policy: Policy, examples: RlExamples, numbers: Sequence[int]
     ) -> dict[int, ListPair]:
-        """The pairs of examples of lists by their number, from lists that a model writes; `policy`
-        is its own."""
+        """The pairs of examples of lists by their number, from lists that a policy writes."""
+        model = policy.network
         queries = [examples.query(self.session, number) for number in numbers]
         n_lists = self.options.candidate_lists
         lists = self.write(model, queries, num_beams=n_lists, n_lists=n_lists)

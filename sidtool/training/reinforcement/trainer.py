@@ -42,7 +42,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
     one row per item, for batches of whole groups. Validates by recommending, and does not select
     what is worse than the start on a slice.
 
-    `reference` is the frozen start with its policy, if the objective needs one."""
+    `reference` is the policy of the frozen start, if the objective needs one."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         policy: Policy,
         examples: RlExamples,
         reward: GroupReward,
-        reference: tuple[Any, Policy] | None,
+        reference: Policy | None,
         judge: Judge,
         refuses_worse_slices: bool,
         callbacks: list[TrainerCallback],
@@ -90,9 +90,9 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
         self._reward = reward
         self.judge = judge
         self.refuses_worse_slices = refuses_worse_slices
-        self.reference_policy: Policy | None = None
+        self.reference = reference
         if reference is not None:
-            self.ref_model, self.reference_policy = reference
+            self.ref_model = reference.network
         cycle = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
         self.add_callback(WholeGenerations(max(1, cycle)))
         self._start: Measurement | None = None
@@ -190,7 +190,7 @@ class GroupTrainer(WatchedTrainer, GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(rows, levels) log-probabilities and entropies of the codes, under the policy; rows are
         whole groups. In a step, the targets of the groups are scored with them."""
-        policy = self.reference_policy if model is self.ref_model else self.policy
+        policy = self.reference if model is self.ref_model else self.policy
         assert policy is not None
         inputs = self._loss_inputs
         targets = None if inputs is None else inputs.get("target_codes")

@@ -66,7 +66,7 @@ def build_trainer(
     # the objective compares the policy with the start
     if run.options.algorithm == "ipa" or run.config_fields["beta"]:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
-        reference = (start, policy_of(start))
+        reference = policy_of(start)
     policy = policy_of(loaded.model)
     users = sample_examples(tuple(read_examples(run.valid)), run.options.eval_users, run.seed)
     device = str(arguments.device)

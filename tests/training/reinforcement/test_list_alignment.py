@@ -151,7 +151,7 @@ def test_pairs_are_the_best_and_the_worst_list(
     session = QuerySession.of(loaded, list_length=4)
     writer = ListWriter(session, reward, 4, RlOptions("ipa", candidate_lists=5))
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
-    pairs = writer.pairs(loaded.model, policy, rl_examples, [0, 3])
+    pairs = writer.pairs(policy, rl_examples, [0, 3])
     (groups,) = seen
     assert groups.items.shape == (2, 5, 4)
     codes = loaded.bundle.items.codes
@@ -169,7 +169,7 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert (pair.reference < 0).all()
     # the same score up to rounding is no preference
     flat = replace(writer, reward=lambda groups: 0.2 + 1e-16 * reward(groups))
-    (pair,) = flat.pairs(loaded.model, policy, rl_examples, [0]).values()
+    (pair,) = flat.pairs(policy, rl_examples, [0]).values()
     assert pair.rewards[0] == pair.rewards[1]
     save_pairs(pairs, tmp_path / "pairs.safetensors")
     stored = load_pairs(tmp_path / "pairs.safetensors")
