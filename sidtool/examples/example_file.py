@@ -23,7 +23,7 @@ from sidtool.data.tables import as_url, json_lines
 from sidtool.examples.task import LARGEST_WEIGHT, TrainingExample
 from sidtool.examples.tasks import find_task
 from sidtool.model.prompt import PromptEncoder, Segment, catalog, template
-from sidtool.model.vocabulary import SidTokens, UserTokens
+from sidtool.model.vocabulary import UserTokens
 from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
@@ -181,7 +181,7 @@ class TokenizedExample(NamedTuple):
 
 
 def encode_example(
-    example: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
+    example: Mapping[str, Any], encoder: PromptEncoder, *, codes_only: bool
 ) -> TokenizedExample:
     """The token ids of a stored example, its targets (the completion, or its codes alone) and their
     weights.
@@ -189,6 +189,7 @@ def encode_example(
     Only codes are targets in item sequences and, with `codes_only`, in all examples. The first
     token is never a target, since nothing comes before it. Raises DataError if the example is
     malformed."""
+    tokens = encoder.tokens
     prompt, completion = prompt_and_completion(example, tokens.space)
     prompt_ids = encoder.ids(prompt)
     ids = np.array(prompt_ids + encoder.ids(completion), dtype=np.int32)
@@ -245,7 +246,6 @@ class TokenizedExamples:
         cls,
         path: Path,
         encoder: PromptEncoder,
-        tokens: SidTokens,
         *,
         codes_only: bool,
         after_prompts: bool = False,
@@ -268,13 +268,13 @@ class TokenizedExamples:
         rows = read_training_examples(path) if examples is None else examples
         for number, example in enumerate(rows, start=1):
             try:
-                encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
+                encoded = encode_example(example, encoder, codes_only=codes_only)
             except DataError as error:
                 line = f"{path}:{number}" if examples is None else f"an example of {as_url(path)}"
                 raise DataError(f"{line}: {error}", hint=error.shell_hint) from error
             counted = encoded.targets & (encoded.weights > 0)
             if after_prompts and encoded.is_sequence:
-                counted &= np.cumsum(tokens.is_code(encoded.ids, 0)) > 1
+                counted &= np.cumsum(encoder.tokens.is_code(encoded.ids, 0)) > 1
             # the codes of a history of one item may have nothing before them
             if not counted.any():
                 continue

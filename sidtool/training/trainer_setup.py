@@ -202,7 +202,6 @@ def _examples(
         made = TokenizedExamples.read(
             run.examples,
             prompt_encoder(loaded.tokenizer, loaded.tokens),
-            loaded.tokens,
             codes_only=run.softmax_over != "vocabulary",
             after_prompts=sliding_windows(run.options, run.contract.kind) != "none",
             user_tokens=run.contract.users,

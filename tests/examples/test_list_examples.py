@@ -93,7 +93,7 @@ def test_lists_are_trained_as_they_are_served(
         assert encoder.ids(example.prompt) == served
         assert maker.length(example.segments) <= max_length
         value = example_json(bundle.space, example)
-        encoded = encode_example(value, encoder, tokens, codes_only=True)
+        encoded = encode_example(value, encoder, codes_only=True)
         # the codes of the list are the targets, in the order of its items
         rows = bundle.items.rows(shown)
         expected = tokens.ids(bundle.items.codes[rows], begin_end_tokens=False).ravel().tolist()

@@ -224,7 +224,7 @@ def test_catalog_text_never_becomes_a_token(texts: list[str], format_: str) -> N
         tokens_by_example = []
         for example in maker.examples(split):
             value = example_json(bundle.space, example)
-            example_ids = encode_example(value, encoder, tokens, codes_only=False)[0].tolist()
+            example_ids = encode_example(value, encoder, codes_only=False)[0].tolist()
             assert example_ids == encoder.ids(example.segments)
             tokens_by_example.append((example.task, [id_ for id_ in example_ids if id_ in added]))
         return tokens_by_example

@@ -41,7 +41,7 @@ def answers(folder: Path, examples: Path) -> torch.Tensor:
 
     served = load_model_folder(folder)
     encoder = prompt_encoder(served.tokenizer, served.tokens)
-    read = TokenizedExamples.read(examples, encoder, served.tokens, codes_only=True)
+    read = TokenizedExamples.read(examples, encoder, codes_only=True)
     result = []
     for ids, targets, *_ in (read[i] for i in range(20)):
         with torch.no_grad():

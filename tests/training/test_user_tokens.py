@@ -63,8 +63,8 @@ def test_a_served_prompt_is_that_of_its_training_example(
     train(with_users, made, out, stage="embeddings", **BRIEF)
     loaded = load_model_folder(out)
     users = loaded.contract.users
-    encoder, tokens = prompt_encoder(loaded.tokenizer, loaded.tokens), loaded.tokens
-    read = TokenizedExamples.read(made, encoder, tokens, codes_only=True, user_tokens=users)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    read = TokenizedExamples.read(made, encoder, codes_only=True, user_tokens=users)
     session = QuerySession.of(loaded)
     levels = loaded.tokens.space.levels
     first = loaded.tokens.start
@@ -100,7 +100,7 @@ def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
     users = loaded.contract.users
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     made = {"codes_only": True, "user_tokens": users}
-    read = TokenizedExamples.read(path, encoder, loaded.tokens, **made)
+    read = TokenizedExamples.read(path, encoder, **made)
     has_token = [users.id("u0") in read[number].ids for number in range(len(read))]
     assert has_token == [False, True]
 

@@ -324,7 +324,7 @@ def _codes_of(
     """Of m SIDs in an example: (m * levels,) token ids of their codes, (m,) which of them are
     targets, and (m,) weights."""
     tokens = encoder.tokens
-    encoded = encode_example(example, encoder, tokens, codes_only=True)
+    encoded = encode_example(example, encoder, codes_only=True)
     is_code = tokens.is_code(encoded.ids)
     # what holds for the last code of a SID holds for its item
     last_codes = np.flatnonzero(is_code)[tokens.space.levels - 1 :: tokens.space.levels]

@@ -159,7 +159,7 @@ def test_items_without_a_token_are_not_learned(tmp_path: Path) -> None:
     lineage = make_sft(bundle, catalog, split, examples, options, model=tmp_path / "adopted")
     loaded = load_model_folder(tmp_path / "adopted", bundle=bundle)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    learned = TokenizedExamples.read(examples, encoder, loaded.tokens, codes_only=False)
+    learned = TokenizedExamples.read(examples, encoder, codes_only=False)
     assert len(learned) == sum(counts.examples for counts in lineage.tasks.values())
     n_events = sum(item in unspelled for user in split.train for item in user.items)
     assert lineage.dropped_events == n_events > 1

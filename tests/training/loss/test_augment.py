@@ -34,7 +34,7 @@ def spelled(space: SidSpace, items: SIDs) -> str:
 
 
 def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> TokenizedExample:
-    return encode_example(row, ENCODERS[space], ENCODERS[space].tokens, codes_only=codes_only)
+    return encode_example(row, ENCODERS[space], codes_only=codes_only)
 
 
 def sequence(space: SidSpace, items: SIDs, context: int, **more: object) -> TokenizedExample:

@@ -27,7 +27,7 @@ ENCODER = PromptEncoder(TOKENIZER, TOKENS)
 
 
 def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
-    ids, marked, *_ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
+    ids, marked, *_ = encode_example(row, ENCODER, codes_only=codes_only)
     return [str(TOKENIZER.convert_ids_to_tokens(int(i))) for i in ids[marked]]
 
 
@@ -128,7 +128,7 @@ def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
 
     def weights(weight: object) -> list[float]:
         row = {**sequence, "weight": weight}
-        _, marked, result, *_ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=True)
+        _, marked, result, *_ = encode_example(row, ENCODER, codes_only=True)
         return [float(number) for number in result[marked]]
 
     assert weights(2) == [2, 2, 2, 2]
@@ -136,7 +136,7 @@ def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
     with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
         weights([1, 2])
     row = {"task": "next-item", "prompt": "x", "completion": "y"}
-    plain = encode_example(row, ENCODER, ENCODER.tokens, codes_only=False).weights
+    plain = encode_example(row, ENCODER, codes_only=False).weights
     assert set(plain.tolist()) == {1}
 
 
@@ -145,7 +145,7 @@ def test_a_malformed_weight_is_named(tmp_path: Path, weight: str) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(f'{{"task": "mine", "prompt": "a", "completion": "b", "weight": {weight}}}')
     with pytest.raises(DataError, match=r"train.jsonl:1 has a weight that is neither"):
-        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+        TokenizedExamples.read(path, ENCODER, codes_only=False)
 
 
 @pytest.mark.parametrize(("weight", "number"), [([1, 0], 0), ([0, 1], 1)])
@@ -155,13 +155,13 @@ def test_a_sequence_whose_first_item_alone_counts_has_no_prefix(
     whole = {"task": "sequence", "text": SID * 2}
     path = write_lines(tmp_path / "train.jsonl", [whole, whole | {"weight": weight}])
     options = {"codes_only": True, "after_prompts": True}
-    assert len(TokenizedExamples.read(path, ENCODER, ENCODER.tokens, **options)) == 1 + number
+    assert len(TokenizedExamples.read(path, ENCODER, **options)) == 1 + number
 
 
 def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
     lines = [{"task": "sequence", "text": SID}, {"task": "mine", "prompt": "a", "completion": "b"}]
     path = write_lines(tmp_path / "train.jsonl", lines)
-    tokenized = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+    tokenized = TokenizedExamples.read(path, ENCODER, codes_only=False)
     assert (len(tokenized), tokenized.lengths.tolist()) == (2, [4, 2])
     assert tokenized[1][1].tolist() == [False, True]
     for broken, said in (
@@ -172,12 +172,12 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
     ):
         write_lines(path, [lines[0], broken])
         with pytest.raises(DataError, match=said):
-            TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+            TokenizedExamples.read(path, ENCODER, codes_only=False)
     with pytest.raises(DataError, match="does not exist"):
-        TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
+        TokenizedExamples.read(tmp_path / "none", ENCODER, codes_only=False)
     write_lines(path, [{**lines[0], "weight": 0}])
     with pytest.raises(DataError, match=r"train\.jsonl has no training example with a target"):
-        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+        TokenizedExamples.read(path, ENCODER, codes_only=False)
 
 
 PAD, START = 0, 9

@@ -66,7 +66,7 @@ def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
     examples = replace(examples, fields=fields)
     expected = []
     for row in read_training_examples(made):
-        ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
+        ids, targets, *_ = encode_example(row, encoder, codes_only=True)
         # the first code of each target behind the first item
         starts = np.flatnonzero(loaded.tokens.is_code(ids, 0))[1:]
         expected += [ids[:start].tolist() for start in starts.tolist() if targets[start]]
