@@ -14,7 +14,6 @@ from typing import Any, Literal
 from sidtool.base.checkpoint import (
     INDEX,
     PICKLES,
-    TOKENIZER,
     WEIGHTS,
     StoredWeights,
     check_finite,
@@ -199,7 +198,7 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
         # transformers then takes the file for one of tiktoken, and says that this is missing
         names = [path.name for path in folder.glob("*.model") if path.stem != "tiktoken"]
         can_read = is_sentencepiece_available() and is_protobuf_available()
-        if names and not can_read and not (folder / TOKENIZER).is_file():
+        if names and not can_read and not (folder / "tokenizer.json").is_file():
             needed = "pip install sentencepiece protobuf"
             raise MissingPackageError(
                 f"{folder} has a tokenizer in {names[0]}: {needed}"

@@ -7,7 +7,6 @@ from .files import MAX_JSON as MAX_JSON
 from .files import MAX_TOKEN_ID as MAX_TOKEN_ID
 from .files import PICKLES as PICKLES
 from .files import TEMPLATES as TEMPLATES
-from .files import TOKENIZER as TOKENIZER
 from .files import WEIGHTS as WEIGHTS
 from .files import StoredWeights as StoredWeights
 from .files import check_file as check_file
