@@ -274,22 +274,26 @@ def collect(work: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     for folder in sorted({path.parent for path in work.glob("*/runs")}):
         runs = sets.setdefault(folder.name, {})
         for name, run in _runs(folder / "runs"):
+            before = runs.get(name, {})
             if "points" in run:
-                before = runs.get(name, {})
-                new = [point | {"measured_on": here} for point in run["points"]]
-                run = before | run | {"points": merge_points(before.get("points", ()), new)}
-            runs[name] = run
+                run["points"] = merge_points(before.get("points", ()), run["points"], here)
+            runs[name] = before | run
     return {"data": sets, **here}
 
 
 Points = Sequence[Mapping[str, Any]]
 
 
-def merge_points(recorded: Points, new: Points) -> list[Mapping[str, Any]]:
-    """A curve of one setting, in the order of tokens; a new point replaces a recorded one."""
-    setting = new[0]["setting"]
-    by_tokens = {point["tokens"]: point for point in recorded if point["setting"] == setting}
-    by_tokens |= {point["tokens"]: point for point in new}
+def merge_points(recorded: Points, new: Points, here: Mapping[str, Any]) -> Points:
+    """A curve of one setting, in the order of tokens. A new point replaces a recorded one, and one
+    that is recorded stays as it was measured."""
+    by_tokens = {
+        point["tokens"]: point for point in recorded if point["setting"] == new[0]["setting"]
+    }
+    for point in new:
+        before = by_tokens.get(point["tokens"], {})
+        if point != {name: before[name] for name in before if name != "measured_on"}:
+            by_tokens[point["tokens"]] = {**point, "measured_on": here}
     return [by_tokens[tokens] for tokens in sorted(by_tokens)]
 
 
@@ -308,11 +312,13 @@ def _runs(folder: Path) -> Iterator[tuple[str, Any]]:
             yield run.name, evaluation
             yield "baselines", {name: {"metrics": of} for name, of in baselines.items()}
         curves = [sorted(setting.glob("point-*/point.json")) for setting in sorted(run.iterdir())]
-        points = [_point(path.parent) for path in max(curves, key=len, default=[])]
-        if points:
-            search = run / SEARCH
-            found = {"search": json.loads(search.read_text("utf-8"))} if search.exists() else {}
-            yield run.name, {"points": points, **found}
+        curve: dict[str, Any] = {}
+        if points := [_point(path.parent) for path in max(curves, key=len, default=[])]:
+            curve["points"] = points
+        if (run / SEARCH).exists():
+            curve["search"] = json.loads((run / SEARCH).read_text("utf-8"))
+        if curve:
+            yield run.name, curve
 
 
 def _point(folder: Path) -> dict[str, Any]:
