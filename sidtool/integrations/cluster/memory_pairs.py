@@ -101,6 +101,7 @@ class ClusterPairs:
         connected = ENGINES[run.engine].connect(run.workers)
         with work_parts(place, made_from, resume=run.resume) as folder, connected:
             yield cls(split, manifest, folder, run)
+            remove(Path(folder.url))  # before workers end, which takes long: the output is whole
 
     def count(self, ids: Texts, distance: float) -> NDArray[np.int64]:
         """As `PairCounter.count`; each part of the users is a file of the work folder."""
