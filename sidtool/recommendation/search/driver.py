@@ -30,6 +30,8 @@ DecodingMethod = Literal["sliced", "full"]
 TOLERANCE = 1e-3
 LOW_PRECISION_TOLERANCE = 0.1
 PROBED_WINDOW = 64
+PROBE_STRIDES = (7919, 6101, 4507)
+"""Primes: the distances between the ids of the tokens of a probe."""
 
 _methods: WeakKeyDictionary[Any, DecodingMethod | None] = WeakKeyDictionary()
 _failures: WeakKeyDictionary[Any, Exception] = WeakKeyDictionary()
@@ -223,11 +225,14 @@ def decoding_method(model: Any) -> DecodingMethod | None:
 
 @torch.no_grad()
 def _probe(model: Any) -> DecodingMethod | None:
-    """The first method whose log-probabilities are those of the model's ordinary forward."""
+    """The first method whose log-probabilities are those of the model's ordinary forward, on one of
+    three probes: behind a few tokens a model may round so coarsely that none repeats it, and what
+    is wrong in a tree is wrong behind all."""
     fastest_first: tuple[DecodingMethod, ...] = ("sliced", "full")
     for method in fastest_first:
         try:
-            if _agrees(model, DecodingHead(model, sliced=method == "sliced")):
+            head = DecodingHead(model, sliced=method == "sliced")
+            if any(_agrees(model, head, stride) for stride in PROBE_STRIDES):
                 return method
         except SidtoolError:
             raise  # the model cannot be decoded at all
@@ -251,7 +256,7 @@ def _ordinary_logits(model: Any, prompt: Sequence[int], tails: torch.Tensor) -> 
     return torch.cat([behind_prompt, logits[:, -1]]).float()
 
 
-def _agrees(model: Any, head: DecodingHead) -> bool:
+def _agrees(model: Any, head: DecodingHead, stride: int) -> bool:
     """Grow two small trees and compare the next logits of each path with those of the same path run
     as an ordinary prompt. Raises DataError if these are NaN."""
     windows = []
@@ -263,7 +268,7 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     is_exact = is_exact and not torch.is_autocast_enabled(model.device.type)
     tolerance = TOLERANCE if is_exact else LOW_PRECISION_TOLERANCE
     # arbitrary token ids that differ from position to position
-    ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.vocab_size).tolist()
+    ids = (torch.arange(64 + 2 * length) * stride + 11).remainder(head.vocab_size).tolist()
     prompts = [ids[:length], ids[length : 2 * length - 2]]  # two lengths: one is padded
     # two tokens extend each prompt, then three extend those two
     first_step = torch.tensor([ids[-8:-6], ids[-6:-4]])  # (prompts, 2)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method, require_mask
 from sidtool.recommendation.search.partial_head import DecodingHead
@@ -155,6 +156,21 @@ def test_low_precision_scores_are_close(dtype: torch.dtype) -> None:
     exact = path_scores(whole, [9, 8, 7], leaves, tokens, "level")
     (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
     np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
+
+
+@pytest.mark.parametrize(("coarse", "method"), [(1, "sliced"), (2, "sliced"), (6, None)])
+def test_a_model_that_rounds_coarsely_behind_some_tokens_is_searched(
+    coarse: int, method: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary, calls = driver._ordinary_logits, iter(range(100))
+
+    def rounded(*inputs: Any) -> torch.Tensor:
+        logits = ordinary(*inputs)
+        logits[0, 0] += 0.1 * (next(calls) < coarse)
+        return logits
+
+    monkeypatch.setattr(driver, "_ordinary_logits", rounded)
+    assert decoding_method(tiny_model("llama", vocab_size=300)) == method
 
 
 def test_training_mode_is_restored_and_dropout_is_off() -> None:
