@@ -25,7 +25,7 @@ COMMAND` prints all of them, the fields of libraries too.
   that of TRL, if it has another one), and those of GRPOConfig that SFTConfig lacks. The others are named only: they mean
   what the [documentation of TRL](https://huggingface.co/docs/trl) says.
 * "auto" is chosen for the machine: bfloat16 on a GPU that supports it, the CPU if there is no GPU. `bf16=auto` also
-  selects bfloat16 on a CPU that is faster in it (AMX, Arm).
+  selects bfloat16 on a CPU that is faster in it (AMX, Arm, AMD).
 """
 FIXED = """
 ### Fields of {config} that sidtool decides

@@ -143,13 +143,15 @@ def test_every_default_is_a_field_of_sftconfig() -> None:
     ("capabilities", "used"),
     [
         ({"avx2": True}, False),
-        ({"avx2": True, "avx512_bf16": True}, False),
+        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R) Processor"}, False),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, True),
+        ({"avx512_bf16": False, "cpu_name": "AMD EPYC"}, False),
         ({"avx512_bf16": True, "amx_bf16": True}, True),
         ({"bf16": True}, True),
     ],
 )
 def test_bf16_is_used_where_the_processor_multiplies_faster_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], used: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], used: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
