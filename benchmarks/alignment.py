@@ -13,8 +13,8 @@ double from point to point of the curve, and each point is measured: recommendat
 test users, and titles that training did not show (every tenth item's). A killed run continues with
 the same command. WORK has a folder for each data set; `--collect` adds all its searches and points
 to the results file, with paired differences between the two mixes where both have a point. Where
-several settings have points, the longest curve counts. Points of other machines stay, and each
-names its own."""
+several settings have points, the longest curve counts. Points and searches of other machines stay,
+and each names its own."""
 
 import argparse
 import json
@@ -67,6 +67,8 @@ SETTINGS: dict[str, Sequence[dict[str, Any]]] = {
 points have the last stage alone."""
 SEARCH = "search.json"
 """In the folder of a run: the validation score of each setting."""
+SEARCHED = "search"
+"""The same in the results file."""
 EMBEDDINGS_SHARE = 6
 HIDDEN = 10
 """One item in so many has no title in the training examples."""
@@ -268,15 +270,16 @@ def collect(work: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that is measured in a work folder, by data set, and what was recorded before."""
     here = environment()
     sets: dict[str, Any] = json.loads(json.dumps(recorded.get("data", {})))
-    for points in _all_points(sets):
-        for point in points:
-            point.setdefault("measured_on", {name: recorded[name] for name in here})
+    for measurement in _measurements(sets):
+        measurement.setdefault("measured_on", {name: recorded[name] for name in here})
     for folder in sorted({path.parent for path in work.glob("*/runs")}):
         runs = sets.setdefault(folder.name, {})
         for name, run in _runs(folder / "runs"):
             before = runs.get(name, {})
             if "points" in run:
                 run["points"] = merge_points(before.get("points", ()), run["points"], here)
+            if SEARCHED in run:
+                run[SEARCHED] = stamped(run[SEARCHED], before.get(SEARCHED, {}), here)
             runs[name] = before | run
     return {"data": sets, **here}
 
@@ -291,17 +294,27 @@ def merge_points(recorded: Points, new: Points, here: Mapping[str, Any]) -> Poin
         point["tokens"]: point for point in recorded if point["setting"] == new[0]["setting"]
     }
     for point in new:
-        before = by_tokens.get(point["tokens"], {})
-        if point != {name: before[name] for name in before if name != "measured_on"}:
-            by_tokens[point["tokens"]] = {**point, "measured_on": here}
+        tokens = point["tokens"]
+        by_tokens[tokens] = stamped(point, by_tokens.get(tokens, {}), here)
     return [by_tokens[tokens] for tokens in sorted(by_tokens)]
 
 
-def _all_points(sets: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """The points of each curve."""
+def stamped(
+    new: Mapping[str, Any], recorded: Mapping[str, Any], here: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The recorded measurement if it has the same values, else the new one, with its machine."""
+    if new == {name: recorded[name] for name in recorded if name != "measured_on"}:
+        return recorded
+    return {**new, "measured_on": here}
+
+
+def _measurements(sets: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The points and the search of each curve."""
     for runs in sets.values():
         for run in runs.values():
-            yield run.get("points", [])
+            yield from run.get("points", [])
+            if SEARCHED in run:
+                yield run[SEARCHED]
 
 
 def _runs(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -316,7 +329,7 @@ def _runs(folder: Path) -> Iterator[tuple[str, Any]]:
         if points := [_point(path.parent) for path in max(curves, key=len, default=[])]:
             curve["points"] = points
         if (run / SEARCH).exists():
-            curve["search"] = json.loads((run / SEARCH).read_text("utf-8"))
+            curve[SEARCHED] = json.loads((run / SEARCH).read_text("utf-8"))
         if curve:
             yield run.name, curve
 

@@ -49,11 +49,12 @@ def test_both_mixes_have_points_and_a_paired_difference(
     gain = first["less_sids"]["lora-1e-3"]["ndcg@10"]["mean"]
     assert gain == pytest.approx(first["metrics"]["ndcg@10"] - sids["metrics"]["ndcg@10"])
 
-    # points of another machine stay
+    # points and searches of another machine stay
     shutil.rmtree(work / "shop" / "runs" / "scratch-sids-0")
     recorded = json.loads(out.read_text())
     for point in recorded["data"]["shop"]["scratch-sids-0"]["points"]:
         point["measured_on"]["machine"] = "another one"
+    recorded["data"]["shop"]["pretrained-mix-0"]["search"]["measured_on"]["machine"] = "another one"
     out.write_text(json.dumps(recorded))
     script("alignment", "--collect", work, out)
     assert json.loads(out.read_text()) == recorded
