@@ -108,7 +108,7 @@ def verify(
     for name, reason in broken:
         warn(f"{name}: {reason}", label="broken:", style="bold red")
     if broken and record is not None:
-        note("push the same artifact again, as docs/registry.md#repair says", label="hint:")
+        note("push the same artifact again: only lost and damaged objects are sent", label="hint:")
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:

@@ -203,7 +203,7 @@ def _advice(compared: _Compared) -> str:
     if compared.answer().startswith("No"):
         return (
             "train longer (fit --minutes); where validation has stopped improving, look for "
-            "overfitting, too few events or collapsed levels: docs/choosing.md"
+            "overfitting, too few events or a level with few codes in use (inspect BUNDLE)"
         )
     return "train a second seed before you rely on small differences"
 

@@ -312,8 +312,9 @@ def _remarks(plan: Plan, profile: DataProfile, budget: Budget | None) -> Iterato
             )
     if profile.rating is not None and not plan.recipe.settings("split").get("target"):
         yield (
-            f"every event counts, whatever its {profile.rating}: docs/fit.md says how a recipe "
-            "leaves low ones out"
+            f"every event counts, whatever its {profile.rating}: a recipe with a split.yaml of "
+            f'`feedback: [{profile.rating}]` and `target: ["{profile.rating}>=4"]` predicts liked '
+            "items alone"
         )
 
 

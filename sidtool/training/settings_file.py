@@ -71,6 +71,7 @@ class Vocabulary:
     """The names of the settings of a command: sidtool's own, and the fields of a configuration of
     TRL."""
 
+    command: str
     options: type[Any]
     """the dataclass of sidtool's own settings"""
     config: str
@@ -104,7 +105,7 @@ class Vocabulary:
         return None if key in names else f"sidtool has no use for this field of {self.config}"
 
 
-TRAINING = Vocabulary(TrainOptions, "SFTConfig", DECIDED, SETTABLE)
+TRAINING = Vocabulary("train", TrainOptions, "SFTConfig", DECIDED, SETTABLE)
 
 
 def read_settings(
@@ -135,7 +136,8 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
         if key not in types:
             names = [*types, *option_types]
             close = get_close_matches(str(key), names, n=1)  # a key of YAML may be a number
-            hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all settings"
+            all_settings = f"`sidtool settings {vocabulary.command}` lists all settings"
+            hint = f"did you mean {close[0]}?" if close else all_settings
             raise UsageError(f"no setting {key!r}", hint=hint)
         if (instead := vocabulary.refusal(key)) is not None:
             raise UsageError(f"{key} cannot be set", hint=instead)

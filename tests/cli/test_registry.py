@@ -33,7 +33,7 @@ def test_push_reports_the_objects_sent(road: Road, tmp_path: Path) -> None:
     assert done("push", road.bundle, shop).out == again
     assert done("push", road.bundle, shop, "--json").json["new"] is False
     next(shop.glob("versions/1.0-*/bundle.zarr/items/retired/c/0")).write_bytes(b"damaged")
-    hint = "hint: push the same artifact again, as docs/registry.md#repair says"
+    hint = "hint: push the same artifact again: only lost and damaged objects are sent"
     assert run("verify", shop).last == hint
     repaired = f"{shop}@1.0: already published, 1 missing or damaged objects were sent, {digest}\n"
     assert done("push", road.bundle, shop).out == repaired

@@ -396,7 +396,7 @@ def test_the_verdict_and_the_report_come_last(
 def test_a_remark_says_that_ratings_are_not_read() -> None:
     plan = SimpleNamespace(choices=Choices(), recipe=SimpleNamespace(settings=lambda _: {}))
     (remark,) = _remarks(plan, SimpleNamespace(rating="stars"), None)
-    assert remark.startswith("every event counts, whatever its stars: docs/fit.md says how")
+    assert remark.startswith("every event counts, whatever its stars: a recipe with a split.yaml")
 
 
 def test_a_dry_run_prints_a_script_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:

@@ -112,8 +112,9 @@ def test_invalid_settings_are_refused(pair: str, said: str) -> None:
 @pytest.mark.parametrize("text", ["1: 2", "yes: 2", "stages:\n- {1: 2}"])
 def test_a_key_that_is_no_text_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(UsageError, match=r"no setting (1|True)"):
+    with pytest.raises(UsageError, match=r"no setting (1|True)") as error:
         read_stages(tmp_path / "c.yaml")
+    assert error.value.shell_hint == "`sidtool settings train` lists all settings"
 
 
 def test_an_unquoted_no_is_a_strategy() -> None:

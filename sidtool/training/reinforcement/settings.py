@@ -128,4 +128,4 @@ DECIDED: Mapping[str, str] = COMMON_DECIDED | {
 }
 """Fields of GRPOConfig that sidtool decides, and what to do instead of setting them."""
 
-RL_SETTINGS = Vocabulary(RlOptions, "GRPOConfig", DECIDED, SETTABLE)
+RL_SETTINGS = Vocabulary("rl", RlOptions, "GRPOConfig", DECIDED, SETTABLE)

@@ -62,6 +62,12 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     assert message in str(error.value)
 
 
+def test_an_unknown_setting_has_the_command_that_lists_all() -> None:
+    with pytest.raises(UsageError) as error:
+        typed_fields(RL_SETTINGS, {"zzz": 1})
+    assert error.value.shell_hint == "`sidtool settings rl` lists all settings"
+
+
 def test_fields_that_cannot_be_set_say_why() -> None:
     """A field that a later TRL adds to its own is refused, too."""
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
