@@ -110,8 +110,10 @@ def init_model(
         >>> sidtool.init_model(titles, "small", vocab_size=300, overrides=shape)
         22752
     """
-    if isinstance(texts, str):  # whose characters would be the texts
-        raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")
+    if isinstance(texts, str | Path):  # of a str, the characters would be the texts
+        raise UsageError(
+            f"init_model takes texts, not {str(texts)!r}", hint="use read_items(...).texts"
+        )
     out = Path(out)
     refuse_existing(out, force, FOLDER)
     vocab_size, overrides = plain(vocab_size), plain(dict(overrides or {}))

@@ -133,6 +133,9 @@ def test_invalid_settings_are_refused(kwargs: dict, message: str, tmp_path: Path
             model_shape(kwargs.get("preset", "gpt2-tiny"), kwargs.get("overrides", {}), 4096)
 
 
-def test_the_path_of_a_catalog_is_not_taken_for_its_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_path_of_a_catalog_is_not_taken_for_its_texts(
+    tmp_path: Path, kind: type[str | Path]
+) -> None:
     with pytest.raises(UsageError, match=r"takes texts, not 'items\.jsonl'"):
-        init_model("items.jsonl", tmp_path / "a")
+        init_model(kind("items.jsonl"), tmp_path / "a")  # type: ignore[arg-type]
