@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.base.locations import opened
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -52,7 +53,7 @@ def explain(
 
     Ratio: Dunning, "Accurate methods for the statistics of surprise and coincidence" (1993), on
     title counts, under the prefix against the whole catalog. Raises UsageError if it is not the
-    start of a SID.
+    start of a SID, and for a number below 0.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -60,6 +61,9 @@ def explain(
         >>> group.items, group.examples[0].title
         (1, 'blue kettle 7')
     """
+    for name, number in (("examples", examples), ("terms", terms)):
+        if number < 0:
+            raise UsageError(f"{name} must be at least 0, not {number}")
     bundle = opened(bundle, "open_bundle")
     if isinstance(prefix, str):
         prefix = bundle.space.parse_prefix(prefix)

@@ -226,6 +226,13 @@ def test_explain_lists_the_words_of_a_group() -> None:
     for codes in ([0, 5], [-1], [0, 0, 0, 0]):
         with pytest.raises(UsageError, match="no SID of 2x5x6 starts with the codes"):
             explain(bundle, codes)
+    assert (explain(bundle, [1], examples=0).examples, explain(bundle, [1], terms=0).terms) == (
+        (),
+        (),
+    )
+    for number in ("examples", "terms"):
+        with pytest.raises(UsageError, match=f"{number} must be at least 0, not -1"):
+            explain(bundle, [1], **{number: -1})
 
 
 IDS = [f"i{n}" for n in range(60)]
