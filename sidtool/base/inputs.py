@@ -1,17 +1,22 @@
-"""The check that an output replaces no input of the call that makes it."""
+"""What holds of the output of a call before its work: it replaces no input, and nobody else writes
+it."""
 
 import functools
 import glob
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 from sidtool.base.artifact import describe
 from sidtool.base.errors import UsageError
+from sidtool.base.locations import URL
 from sidtool.base.options import options_of, required
+from sidtool.base.output import reserved
+from sidtool.base.process_setting import is_first_process
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -27,7 +32,8 @@ def keeps_inputs(
     written: str | None = None,
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
     """Decorates a function that has `out` and `force`, as parameters or in options: a call that
-    would replace one of its inputs raises UsageError before it does anything.
+    would replace one of its inputs, or whose output is being written, raises UsageError before it
+    does anything. The output is reserved during the call.
 
     A bundle, memory, model or split may be replaced by its own next version, which only a function
     makes that has `written` its kind: "a bundle"."""
@@ -42,10 +48,13 @@ def keeps_inputs(
             no_ids = {name: value for name, value in arguments.items() if name not in _IDS}
             values = list(_values(no_ids, _hints(function)))
             named = dict(values)
-            if named.get("force"):
-                out = Path(named.get("out") or "")
+            out, force = Path(named.get("out") or ""), named.get("force")
+            if force:
                 _refuse_inputs(out, values, lambda kind: bool(written and kind.startswith(written)))
-            return function(*args, **kwargs)
+            is_written = not named.get("dry_run") and (force or not os.path.lexists(out))
+            is_local = out.name and not URL.match(str(out))  # a store has no lock
+            with reserved(out) if is_written and is_local and is_first_process() else nullcontext():
+                return function(*args, **kwargs)
 
         return checked
 

@@ -1,5 +1,6 @@
 """Values that the public functions also take as locations: paths, URLs and references."""
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Literal, TypeVar
 
 from sidtool.base.errors import UsageError
 
+URL = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
+"""The start of a URL; a Path has lost its second slash."""
 Value = TypeVar("Value")
 
 

@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from sidtool.base.output_name import (
 )
 from sidtool.base.threads import run_in_threads
 
+_RESERVED: ContextVar[frozenset[Path]] = ContextVar("reserved", default=frozenset())
+"""The outputs that this call has reserved."""
 SYNC_THREADS = 16
 """Files that a disk is asked to store at once: it waits for each, whatever its size."""
 
@@ -104,9 +107,39 @@ def locked(path: Path) -> Iterator[Path]:
     check_name(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with hold_lock(path):
+        with nullcontext() if _place(path) in _RESERVED.get() else hold_lock(path):
             _recover(path)
             yield partial_path(path)
+
+
+@contextmanager
+def reserved(path: Path) -> Iterator[None]:
+    """Hold the lock of an output from before the work for it, so that a second writer is refused
+    before it works. The block may lock the output. No new folder stays if nothing is written.
+    Raises as `locked`."""
+    check_name(path)
+    above = [folder for folder in path.absolute().parents if not folder.exists()]
+    with ExitStack() as lock:
+        lock.callback(_remove_empty, above)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _place(path) not in _RESERVED.get():
+                lock.enter_context(hold_lock(path))
+            _recover(path)
+        token = _RESERVED.set(_RESERVED.get() | {_place(path)})
+        lock.callback(_RESERVED.reset, token)
+        yield
+
+
+def _place(path: Path) -> Path:
+    """Where an output is, however its folder is spelled."""
+    return path.parent.resolve() / path.name
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # one is not empty
+        for folder in folders:
+            folder.rmdir()
 
 
 def new_file(path: Path, *, force: bool = False) -> AbstractContextManager[Path]:

@@ -1,6 +1,7 @@
-"""Settings of the process, such as those of a library, for the length of a block."""
+"""Settings of the process, such as those of a library, for the length of a block, and its rank."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,12 @@ T = TypeVar("T")
 _LOCK = threading.Lock()
 _SETTINGS: dict[str, tuple[int, Any]] = {}
 """By name, how many blocks hold a setting of the process now, and its value before the first."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that `torchrun` or `accelerate launch` started, or
+    the only one."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from sidtool.base.digests import digest_strings
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.locations import URL
 from sidtool.data.coded import LOOKED_UP, Texts
 from sidtool.data.columns import Header
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.opening import (
     PARQUET,
-    URL,
     as_url,
     library_errors,
     open_file,

@@ -1,4 +1,5 @@
 import inspect
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -8,9 +9,11 @@ from typing import Any, get_type_hints
 import pytest
 
 import sidtool
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.base.inputs import check_read_files, keeps_inputs
 from sidtool.base.options import required
+from sidtool.base.output import locked, new_file
+from sidtool.base.output_lock import hold_lock
 from sidtool.data import CatalogNames
 from sidtool.integrations.cluster import PartOptions, RunOptions
 from sidtool.integrations.formats import CatalogFile
@@ -46,10 +49,8 @@ def source(tmp_path: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("function", FORCED, ids=lambda function: function.__name__)
-def test_no_function_replaces_a_folder_that_contains_an_input(
-    source: Path, function: Callable[..., Any]
-) -> None:
+def forced_call(function: Callable[..., Any], source: Path, out: Path) -> Any:
+    """Call a function with an input and `force`."""
     parameters = inspect.signature(function).parameters
     needed = [
         name
@@ -64,10 +65,63 @@ def test_no_function_replaces_a_folder_that_contains_an_input(
         arguments["run"] = kind(force=True)
     if function is sidtool.export_map:  # which takes an opened bundle
         arguments |= {"to": "minionerec", "items": str(source)}
-    arguments["out"] = str(source.parent)
+    return function(**arguments | {"out": str(out)})
+
+
+@pytest.mark.parametrize("function", FORCED, ids=lambda function: function.__name__)
+def test_no_function_replaces_a_folder_that_contains_an_input(
+    source: Path, function: Callable[..., Any]
+) -> None:
     with pytest.raises(UsageError, match="contains the input"):
-        function(**arguments)
+        forced_call(function, source, source.parent)
     assert source.exists()
+
+
+@pytest.mark.parametrize("function", FORCED, ids=lambda function: function.__name__)
+def test_no_function_works_for_an_output_that_is_being_written(
+    source: Path, function: Callable[..., Any]
+) -> None:
+    out = source.parent / "out"
+    with locked(out), pytest.raises(UsageError, match=f"{out} is being written by process"):
+        forced_call(function, source, out)
+
+
+def test_an_output_is_reserved_during_a_call(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder" / "out"
+
+    @keeps_inputs()
+    def save(out: Path, *, work: Callable[[], None], force: bool = False) -> None:
+        with pytest.raises(UsageError, match="is being written"), hold_lock(out):
+            pass
+        work()
+        with new_file(Path(os.path.relpath(out)), force=force) as partial:
+            partial.touch()
+
+    def fail() -> None:
+        raise DataError("bad input")
+
+    with pytest.raises(DataError, match="bad input"):
+        save(out, work=fail)
+    assert not list(tmp_path.iterdir())
+    save(out, work=lambda: None)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    with locked(out), pytest.raises(UsageError, match="is being written"):
+        save(out, work=fail, force=True)
+
+
+def test_what_writes_nothing_reserves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @keeps_inputs()
+    def plan(out: Path, *, dry_run: bool, force: bool = False) -> list[str]:
+        return [path.name for path in tmp_path.iterdir()]
+
+    out = tmp_path / "out"
+    assert plan(out, dry_run=False) == ["out.partial.lock"]
+    assert plan(out, dry_run=True) == []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")  # the first process has the lock
+    assert plan(out, dry_run=False) == []
 
 
 def test_a_function_stays_what_it_is() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.output import locked
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import COLORS, N_ITEMS, Road, done, refused, retire, run, write_lines
 
@@ -35,6 +36,15 @@ def test_add_items_changes_no_sid(road: Road, child: Path) -> None:
     statuses = [(piece["status"], piece["items"]) for piece in decoded]
     assert statuses == [("retired", ["b001"]), ("item", ["n3"])]
     assert Bundle.open(child).items.title(Bundle.open(child).items.row("n3")) == "red lamp n3"
+
+
+def test_a_bundle_that_is_being_replaced_is_not_read_for_its_next_version(child: Path) -> None:
+    # the second version would lack what the first one adds
+    remove = write_lines(child.with_name("again.txt"), ["b003"])
+    with locked(child):
+        again = refused(2, "add-items", child, "--remove", remove, "-o", child, "--force")
+    assert f"{child} is being written by process" in again
+    done("add-items", child, "--remove", remove, "-o", child, "--force")
 
 
 def test_adding_a_catalog_adds_only_new_items(road: Road, encoder: Path, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """How the command line watches a training, and prints its results."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.process_setting import is_first_process
 from sidtool.base.progress import Log
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn_early
 from sidtool.cli.terminal.pace import Pace, Progress
@@ -52,7 +52,7 @@ def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:
 
 def notify(text: str) -> None:
     """A line on stderr, once for all processes of a training."""
-    if _is_first_process():
+    if is_first_process():
         note(text)
 
 
@@ -66,7 +66,7 @@ def say_summaries(
 ) -> None:
     """The result of each stage of a training, and the next command, for a model that recommends
     nothing that of a `task`; once for all processes."""
-    if not _is_first_process():
+    if not is_first_process():
         return None
     if json:
         say_json(summaries[0] if len(summaries) == 1 else {"stages": summaries})
@@ -77,12 +77,6 @@ def say_summaries(
                     say(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
     command = "evaluate {out}" if task is None else "evaluate-task {out} {task}"
     return next_step(f"sidtool {command} {{split}}", out=out, task=task, split=split)
-
-
-def _is_first_process() -> bool:
-    """Whether this is the first of the processes that `torchrun` or `accelerate launch` started, or
-    the only one."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _spell_log(entry: Mapping[str, float]) -> dict[str, str]:

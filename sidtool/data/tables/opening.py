@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 
 from sidtool.base.artifact import describe
 from sidtool.base.errors import DataError, SidtoolError, UsageError, raised_as
+from sidtool.base.locations import URL
 
 PARQUET = (".parquet", ".pq")
 _VERSION_KEYS = (
@@ -33,8 +34,6 @@ FREE_BYTES = 1 << 22
 as many."""
 MAX_EXPANSION = 100
 """Bytes beyond FREE_BYTES that each byte of a compressed file may expand to."""
-URL = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
-"""The start of a URL; a Path has lost its second slash."""
 
 
 @contextmanager

@@ -183,8 +183,6 @@ def run_refresh(
         if notify:
             notify(text.replace(str(work / "model"), str(plan.model_dir)))
 
-    with locked(out):
-        pass  # refuse at once what the training would refuse when all of this is done
     with locked(work):
         memory = _renewed_memory(plan, plan.split)
         # made anew by a resumed call: the same inputs give the same files, which are checked
