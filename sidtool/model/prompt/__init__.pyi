@@ -4,7 +4,6 @@ from .assemble import fit_prompt as fit_prompt
 from .assemble import history_prompt_ids as history_prompt_ids
 from .assemble import label_prompt_ids as label_prompt_ids
 from .assemble import text_prompt_ids as text_prompt_ids
-from .frames import SPLIT_HINT as SPLIT_HINT
 from .frames import Format as Format
 from .frames import PromptFrame as PromptFrame
 from .frames import Templates as Templates
@@ -25,4 +24,5 @@ from .segments import catalog as catalog
 from .segments import prompt_encoder as prompt_encoder
 from .segments import sids as sids
 from .segments import template as template
+from .template_slots import SPLIT_HINT as SPLIT_HINT
 from .template_slots import value_text as value_text

@@ -23,7 +23,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.process_setting import process_setting
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
-from sidtool.model.prompt.template_slots import Slot, opening, parse, slots
+from sidtool.model.prompt.template_slots import SPLIT_HINT, Slot, opening, parse, slots
 from sidtool.model.vocabulary.tokens import FieldTokenLookup, FieldValues
 
 Format = Literal["plain", "chat"]
@@ -32,7 +32,6 @@ Format = Literal["plain", "chat"]
 HISTORY_SLOT = "{history}"
 ITEM_SLOT = "{item}"
 _LIKE_A_SLOT = re.compile(r"\{[A-Za-z_][\w.:-]*\}")
-SPLIT_HINT = "sidtool split records fields: --feedback --context --users --times"
 
 
 @dataclass(frozen=True)

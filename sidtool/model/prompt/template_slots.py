@@ -21,6 +21,7 @@ from sidtool.model.vocabulary.tokens import TIMES, FieldTokenLookup, FieldValues
 SLOT = re.compile(
     r"\{(?:(?:(user|context|feedback|event)\.([^{}]+?)|(gap|ago))(:token)?|(sid|title))\}"
 )
+SPLIT_HINT = "sidtool split records fields: --feedback --context --users --times"
 UNKNOWN = "unknown"
 """What stands for a value that is missing."""
 SPANS = (
@@ -128,13 +129,13 @@ def frame_segments(
     def value(slot: Slot) -> Value | None:
         if not slot.field:  # the time since the last event
             if fields.times is None or fields.time is None:
-                raise _lacks(slot)
+                raise _lacks(slot, fields)
             return span(fields.time - fields.times[-1]) if fields.times else None
         if slot.part == "event":  # what stands before the next item is its context
             slot = Slot("context", slot.field)
         parts = {"user": fields.user, "context": fields.context, "feedback": fields.feedback}
         if slot.field not in parts[slot.part]:
-            raise _lacks(slot)
+            raise _lacks(slot, fields)
         return parts[slot.part][slot.field]
 
     return _filled(text, value, tokens)
@@ -151,11 +152,11 @@ def item_segments(
             values = fields.event.get(slot.field, ())
             # fields of no history, which are those of every request, have no events
             if len(values) < -place:
-                raise _lacks(slot)
+                raise _lacks(slot, fields)
             return values[place]
         times = fields.times
         if times is None or len(times) < -place or (slot.part == "ago" and fields.time is None):
-            raise _lacks(slot)
+            raise _lacks(slot, fields)
         if slot.part == "ago" and fields.time is not None:
             return span(fields.time - times[place])
         return span(times[place] - times[place - 1]) if len(times) > -place else None
@@ -182,14 +183,14 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
     return result
 
 
-def _lacks(slot: Slot) -> DataError:
-    example = '{"times": [one per item], "time": now}'
+def _lacks(slot: Slot, fields: Fields) -> DataError:
+    example = '{"time": now}' if fields.times else '{"times": [one per item], "time": now}'
     if slot.field:
         value = "[one per item]" if slot.part == "event" else "..."
         example = f'{{"{slot.part}": {{"{slot.field}": {value}}}}}'
     return DataError(
         f"the model's prompt shows {slot}, which the request lacks",
-        hint=f'"fields": {example}, where null stands for an unknown value',
+        hint=f'"fields": {example}, where null stands for an unknown value; {SPLIT_HINT}',
     )
 
 

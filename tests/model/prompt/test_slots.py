@@ -195,6 +195,17 @@ def test_a_request_without_a_field_is_refused(missing: Any, slot: str) -> None:
     with pytest.raises(DataError, match="which the request lacks") as error:
         history_prompt_ids(PROMPT, tokenizer, tokens, codes, None, less)
     assert slot in str(error.value)
+    # an evaluation has no request: its split lacks the field
+    assert "sidtool split records fields: --feedback" in (error.value.shell_hint or "")
+
+
+def test_a_request_that_has_the_times_of_its_items_lacks_its_own() -> None:
+    tokenizer, tokens = extended_tokenizer(SPACE)
+    codes = np.zeros((2, 3), dtype=np.uint16)
+    fields = dataclasses.replace(fields_of([None] * 6, 2), time=None)
+    with pytest.raises(DataError) as error:
+        history_prompt_ids(PROMPT, tokenizer, tokens, codes, None, fields)
+    assert (error.value.shell_hint or "").startswith('"fields": {"time": now}, where')
 
 
 def test_a_sequence_goes_on_with_the_context_of_the_next_item() -> None:
