@@ -154,7 +154,7 @@ class Recommender:
             seen = [history] if self.options.exclude_seen else []
             leaf_filter = session.leaf_filter(positions, [self.denied, denied, *seen])
             if request.text is None:
-                fields = request.fields.over(self.options.fields)
+                fields = request.fields.over(self.options.fields).checked(len(request.history))
                 prompt = session.from_history(history, fields, user=request.user)
             elif self.options.list:
                 raise DataError("a list follows a history, not a text")

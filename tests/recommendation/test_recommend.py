@@ -19,6 +19,7 @@ from sidtool.base.errors import (
     SidtoolWarning,
     UsageError,
 )
+from sidtool.data import Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation import recommendations as module
@@ -360,6 +361,27 @@ def test_a_prompt_may_show_titles(shop: LoadedModel) -> None:
     ids = QuerySession.of(with_prompts(shop, history_prompt=prompt)).from_history(np.array([3, 1]))
     items = shop.bundle.items
     assert shop.tokenizer.decode(ids).startswith(f"{items.title(3)}, {items.title(1)}.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (Fields({"age": float("nan")}), "user.age has nan"),
+        (Fields({"age": 24}, {"rating": (5,)}), "event.rating has 1 values for 2 items"),
+        (Fields({"age": 24}, times=(1, 2), time=pd.Timestamp("2030-01-01")), "a time is Timestamp"),
+    ],
+)
+def test_fields_of_python_are_checked_as_those_of_a_file(
+    shop: LoadedModel, fields: Any, message: str
+) -> None:
+    prompt = HistoryPrompt("next-item", "{user.age}{history}.", 9, 90)
+    shop = with_prompts(shop, history_prompt=prompt)
+    # the bundle lacks one: the fields of the other item are taken
+    request = Request(history=(IDS[0], "no such item"), fields=fields)
+    with pytest.raises(DataError, match=message):
+        answers_to(shop, [request])
+    with pytest.raises(DataError, match=message):
+        answers_to(shop, [request.history], fields=fields)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "bart"])

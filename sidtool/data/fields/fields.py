@@ -137,6 +137,10 @@ class Fields:
             feedback={**other.feedback, **self.feedback},
         )
 
+    def checked(self, n_events: int) -> Self:
+        """The fields as a request for `n_events` items has them. Raises as `from_json`."""
+        return self.from_json(self.to_json(), n_events)
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object of the parts that there are."""
         parts = {name: getattr(self, name) for name in PARTS}
@@ -229,7 +233,7 @@ class EventStore:
 def _object(value: Any, part: str) -> Mapping[str, Any]:
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise DataError(f"{part} is {value!r:.60}, not an object")
     return value
 
@@ -251,12 +255,14 @@ def _values(value: Any, part: str) -> Values:
 def _scalar(value: Any, part: str) -> Value | None:
     if value is None or isinstance(value, str) or is_number(value):
         return value
+    if isinstance(value, np.integer):
+        return int(value)
     raise DataError(f"{part} has {value!r:.60}, not a text or a number")
 
 
 def _time(value: Any) -> float:
     try:
-        if is_number(value):
+        if is_number(value) or isinstance(value, np.integer):
             return float(value)
         if isinstance(value, str):
             return parse_time(value)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -321,6 +322,13 @@ def test_malformed_fields_are_refused(value: Any, message: str) -> None:
 def test_times_may_be_dates() -> None:
     fields = Fields.from_json({"times": ["1970-01-01", 5], "time": "1970-01-02"}, 2)
     assert (fields.times, fields.time) == ((0.0, 5.0), 86400.0)
+
+
+def test_numbers_may_be_those_of_numpy() -> None:
+    fields = Fields.from_json({"user": {"age": np.int64(24)}, "time": np.int64(5)}, 0)
+    assert fields.to_json() == {"user": {"age": 24}, "time": 5.0}
+    assert type(fields.user["age"]) is int
+    assert Fields({"age": np.int64(24)}).checked(0) == Fields({"age": 24})
 
 
 @given(st.sampled_from([">=", "<=", "!=", "==", "=", ">", "<"]), st.integers(-3, 3))
