@@ -9,7 +9,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.data import NO_FIELDS
-from sidtool.examples.histories import sequence_windows
+from sidtool.examples.histories import HistorySlice, sequence_windows
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import assemble_history, catalog, template, value_text
 
@@ -63,14 +63,17 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
     with a SID, as it does when serving, so that the text behind it is tokenized as a whole. Raises
     DataError if a window does not fit."""
     frame = replace(context.frames[0], item=context.frames[0].item or "{sid}")
-    for sequence in context.split.train:
-        history = context.histories.of_user(sequence)
+    histories: Iterator[HistorySlice] = map(context.histories.of_user, context.split.train)
+    if context.split.windows is not None and context.types.times:
+        # of questions: the gap before the first item is that since an item which is not shown
+        histories = context.histories.with_target(context.split)
+    for history in histories:
         windows = sequence_windows(np.array([len(history)]), context.history_length)
         for start, target, stop in np.stack(windows[1:], axis=1).tolist():
             window = history.cut(start, stop)
             if not context.has_target(history.cut(target, stop)):
                 continue
-            fields = window.fields.until(stop)
+            fields = window.fields.until(window.last + 1)
             codes = context.bundle.items.codes[list(window.indexes)]
             segments, _ = assemble_history(frame, context.bundle.space, codes, None, fields)
             ends = [place for place, segment in enumerate(segments, 1) if segment.kind == "sid"]

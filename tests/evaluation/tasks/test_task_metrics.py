@@ -9,14 +9,24 @@ import pytest
 import torch
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data import FieldTypes
+from sidtool.data import Fields, FieldTypes
+from sidtool.data.split import Example
 from sidtool.evaluation.tasks.questions import Question, TaskEvaluationOptions, make_questions
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions, evaluate_task
 from sidtool.evaluation.tasks.text_answers import exact_match, token_f1
 from sidtool.memory.mixture import WeightedMemory
 from sidtool.model import LoadedModel
 from sidtool.model.contract import StageRecord
-from sidtool.model.prompt import Segment, begin, catalog, prompt_encoder, sids, template
+from sidtool.model.prompt import (
+    HistoryPrompt,
+    Segment,
+    begin,
+    catalog,
+    prompt_encoder,
+    sids,
+    template,
+)
+from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import BeamOptions, Normalize
 from sidtool.recommendation.search.score import score_sids
 from tests.bundles import small_bundle
@@ -124,6 +134,23 @@ def test_questions_have_the_format_of_the_training_of_their_task() -> None:
         options = TaskEvaluationOptions(task=task)
         questions, _ = make_questions(loaded, (), options, FieldTypes())
         assert questions[0].prompt[0].text.startswith(begins)
+
+
+def test_a_whole_history_is_shown_as_it_is_when_serving() -> None:
+    prompt = HistoryPrompt("sequence", "{history}", 2, 200, item="{gap} {sid}{event.rating}")
+    loaded = loaded_model(small_bundle(N), "qwen3", history_prompt=prompt)
+    history, times = ("i1", "i2", "no such item", "i3", "i4"), (0, 5, 3600, 90_000, 90_001)
+    fields = Fields(event={"rating": (1, 2, 3, 4, 5)}, times=times, time=10**9)
+    example = Example("u", history, "i5", 5, fields, {"rating": 3})
+    types = FieldTypes({"rating": "int"}, times=True)
+    options = TaskEvaluationOptions(task="sequence")
+    ([question], _) = make_questions(loaded, [example], options, types)
+    ids = prompt_encoder(loaded.tokenizer, loaded.tokens).ids([*question.prompt, *question.answer])
+    rows = loaded.bundle.items.rows(history)
+    served = QuerySession.of(loaded).from_history(rows, fields)
+    assert ids[: len(served)] == served
+    # the gap before the first item shown is that since an item before it
+    assert loaded.tokenizer.decode(served).startswith("days")
 
 
 def test_a_shared_sid_is_correct_and_its_items_share_the_rank() -> None:
