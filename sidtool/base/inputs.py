@@ -1,5 +1,5 @@
-"""What holds of the output of a call before its work: it replaces no input, and nobody else writes
-it."""
+"""What is checked before a call works for its output: that it replaces no input, and that no other
+process writes it."""
 
 import functools
 import glob
@@ -51,6 +51,7 @@ def keeps_inputs(
             out, force = Path(named.get("out") or ""), named.get("force")
             if force:
                 _refuse_inputs(out, values, lambda kind: bool(written and kind.startswith(written)))
+            # without force an existing output is refused by the function
             is_written = not named.get("dry_run") and (force or not os.path.lexists(out))
             is_local = out.name and not URL.match(str(out))  # a store has no lock
             with reserved(out) if is_written and is_local and is_first_process() else nullcontext():

@@ -1,4 +1,5 @@
-"""Settings of the process, such as those of a library, for the length of a block, and its rank."""
+"""Whether a process is the first of several, and settings of the process, such as those of a
+library, for the length of a block."""
 
 import logging
 import os
