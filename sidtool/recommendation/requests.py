@@ -7,8 +7,6 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
-from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from typing import IO, Any
@@ -23,8 +21,8 @@ LINE_LIMIT = 1 << 25
 SHOWN = 5
 """Titles in the representation of a recommendation."""
 KEYS = ("user", "history", "text", "allow", "deny", "fields")
-LONGEST_KEY = 40
-"""Characters of a key that may be a misspelling of a known one, all of which are much shorter."""
+TARGET_KEYS = ("item", "position", "feedback", "rest")
+"""The keys of a split's examples that say what was held out: a request may have them, too."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +50,24 @@ class Request:
         user = values["user"]
         if text is not None and not isinstance(text, str):
             raise DataError(f"'text' of a request is a string, not {_brief(text)}")
-        if user is not None and (isinstance(user, bool) or not isinstance(user, str | Integral)):
+        if user is not None and not _is_id(user):
             raise DataError(f"'user' of a request is a string or an integer, not {_brief(user)}")
         if not isinstance(values["fields"], Fields):
             raise DataError(f"'fields' of a request is a Fields, not {_brief(values['fields'])}")
         object.__setattr__(self, "user", None if user is None else str(user))
-        object.__setattr__(self, "history", _ids(values, "history") or ())
-        object.__setattr__(self, "allow", _ids(values, "allow"))
-        object.__setattr__(self, "deny", _ids(values, "deny") or ())
+        object.__setattr__(self, "history", item_ids(values, "history") or ())
+        object.__setattr__(self, "allow", item_ids(values, "allow"))
+        object.__setattr__(self, "deny", item_ids(values, "deny") or ())
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], line: int | None = None) -> "Request":
         """The request of a JSON object with `history` or `text`, and optionally `user`, `allow`,
-        `deny` and `fields` (as in a split's examples).
+        `deny` and `fields`.
 
-        Other keys are ignored, as those of a split's examples. Raises DataError if a value has the
-        wrong type, or if a key is nearly one of these."""
-        for key in value:
-            if key not in KEYS and (similar := similar_key(key, KEYS)):
-                raise DataError(f"a request has no key {_brief(key)}, but {similar!r}")
-        history = _ids(value, "history")
+        Those of a split's examples are requests: what was held out is ignored. Raises DataError for
+        another key, or if a value has the wrong type."""
+        refuse_others("a request", value, KEYS, TARGET_KEYS)
+        history = item_ids(value, "history")
         if history is None and value.get("text") is None:
             keys = sorted(key for key, part in value.items() if part is not None)
             raise DataError(
@@ -82,8 +78,8 @@ class Request:
             user=value.get("user"),
             history=history or (),
             fields=NO_FIELDS if fields is None else Fields.from_json(fields, len(history or ())),
-            allow=_ids(value, "allow"),
-            deny=_ids(value, "deny") or (),
+            allow=item_ids(value, "allow"),
+            deny=item_ids(value, "deny") or (),
             text=value.get("text"),
             line=line,
         )
@@ -229,17 +225,11 @@ def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
 def read_parquet_requests(
     path: Path, *, name: str | None = None, first_row: int = 0
 ) -> Iterator[Request | BadRequest]:
-    """The requests of a Parquet file or folder, a row each; whole numbers are ids too. If they are
-    some rows of a larger table, that has the `name`, and their first row has a number from 0."""
+    """The requests of a Parquet file or folder, a row each. If they are some rows of a larger
+    table, that has the `name`, and their first row has a number from 0."""
     with library_errors(path, "requests"):
         for number, row in enumerate(parquet_rows(path), start=first_row + 1):
-            request = {
-                key: [str(entry) if type(entry) is int else entry for entry in cell]
-                if isinstance(cell, list)
-                else cell
-                for key, cell in row.items()
-            }
-            yield request_or_bad(request, number, f"row {number} of {name or path}")
+            yield request_or_bad(row, number, f"row {number} of {name or path}")
 
 
 def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
@@ -261,26 +251,31 @@ def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
             yield BadRequest(error, number)
 
 
-def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+def item_ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+    """The ids in a list of a request, or None. Raises DataError for anything else."""
     ids = value.get(key)
     if ids is None:
         return None
-    if not isinstance(ids, list | tuple) or not all(isinstance(item, str) for item in ids):
+    if not isinstance(ids, list | tuple) or not all(map(_is_id, ids)):
         raise DataError(
-            f"{key!r} of a request is a list of item ids, which are strings, not {_brief(ids)}"
+            f"{key!r} of a request is a list of item ids, strings or integers, not {_brief(ids)}"
         )
-    return tuple(ids)
+    return tuple(map(str, ids))
 
 
-def similar_key(key: str, names: tuple[str, ...]) -> str | None:
-    """The one of these names that an unknown key is a misspelling of."""
-    # a long one is no misspelling: its comparison takes time, and memory while it is remembered
-    return _most_similar(key, names) if len(key) <= LONGEST_KEY else None
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
-@lru_cache(maxsize=1024)
-def _most_similar(key: str, names: tuple[str, ...]) -> str | None:
-    return next(iter(get_close_matches(key.lower(), names, n=1, cutoff=0.75)), None)
+def refuse_others(
+    what: str, value: Mapping[str, Any], known: Sequence[str], ignored: Sequence[str] = ()
+) -> None:
+    """Raise DataError for a key that is neither known nor ignored: a filter of another name would
+    do nothing."""
+    for key in value:
+        if key not in known and key not in ignored:
+            keys = ", ".join(known)
+            raise DataError(f"{what} has the key {str(key)[:80]!r}, known are {keys}")
 
 
 def _brief(value: Any) -> str:

@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-_IDS = {"type": "array", "items": {"type": "string"}}
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_IDS = {"type": "array", "items": {"type": ["string", "integer"]}}
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _REQUEST: Mapping[str, Any] = {
     "user": {"type": ["string", "integer"], "description": "returned with the answer"},
@@ -79,19 +80,20 @@ _ERROR = _content(_object({"error": {"type": "string"}, "hint": {"type": "string
 
 def _calls(options: Mapping[str, Any], *required: str) -> dict[str, Any]:
     """One request, or several with common options."""
-    one = _object({**_REQUEST, **options}, *required)
-    many = {"requests": {"type": "array", "items": _object(_REQUEST)}, **options}
-    return {"oneOf": [one, _object(many, "requests", *required)]}
+    alone = {"additionalProperties": False}
+    one = _object({**_REQUEST, **options}, *required) | alone
+    many = {"requests": {"type": "array", "items": _object(_REQUEST) | alone}, **options}
+    return {"oneOf": [one, _object(many, "requests", *required) | alone]}
 
 
 _COUNTS = ("unknown", "unknown_allowed", "unknown_denied", "missing")
 _ANSWER = _object(
     {
         "user": {"type": ["string", "null"]},
-        "items": {**_IDS, "description": "best first; `missing` is how many they are fewer than k"},
+        "items": {**_TEXTS, "description": "best first; `missing` is how many fewer than k"},
         "scores": _NUMBERS,
-        "sids": _IDS,
-        "titles": _IDS,
+        "sids": _TEXTS,
+        "titles": _TEXTS,
         **{key: {"type": "integer"} for key in _COUNTS},
     }
 )
@@ -176,7 +178,7 @@ async def _answer(request: Request, *, scores: bool) -> Response:
     "Encode texts or vectors to semantic IDs",
     {
         "oneOf": [
-            _object({"texts": _IDS}, "texts"),
+            _object({"texts": _TEXTS}, "texts"),
             _object({"vectors": {"type": "array", "items": _NUMBERS}}, "vectors"),
         ]
     },
@@ -197,7 +199,7 @@ async def encode(request: Request) -> Response:
 @_call(
     "/v1/decode",
     "Find the items of semantic IDs in texts",
-    _object({"texts": _IDS}, "texts"),
+    _object({"texts": _TEXTS}, "texts"),
     _object({"decoded": {"type": "array", "items": {"type": "array"}}}),
 )
 async def decode(request: Request) -> Response:

@@ -1,6 +1,6 @@
 """The bodies of calls: JSON to requests with their options, to texts and to vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeGuard
@@ -11,7 +11,15 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Vectors
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Request, request_or_bad, similar_key
+from sidtool.recommendation.requests import (
+    KEYS,
+    TARGET_KEYS,
+    BadRequest,
+    Request,
+    item_ids,
+    refuse_others,
+    request_or_bad,
+)
 from sidtool.recommendation.serve.serve_options import ServeLimits
 
 
@@ -46,9 +54,6 @@ KINDS: Mapping[str, type] = {
 """The options of the body of a call, and the type of each; `list` is the length of a list, in place
 of the k best next items."""
 NAMES = (*KINDS, "candidates")
-MOST_KEYS = 256
-"""Different keys of a body: all calls wait while each unknown one is compared with the known ones.
-"""
 
 
 @dataclass(frozen=True)
@@ -70,17 +75,15 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     value = read_object(body)
     choices = read_choices(value, limits, scores=scores)
     if "requests" not in value:
-        _keys([value])
+        refuse_others("the body", value, (*KEYS, *NAMES), TARGET_KEYS)
         request = {key: part for key, part in value.items() if key not in NAMES}
-        for key in request:
-            if similar := similar_key(key, NAMES):
-                raise DataError(f"a call has no option {key[:80]!r}, but {similar!r}")
         return Call((Request.from_json(request),), choices, is_one=True)
-    _refuse_others(value, ("requests", *NAMES))
+    refuse_others("the body", value, ("requests", *NAMES))
     requests = value["requests"]
     if not isinstance(requests, list):
         raise DataError("'requests' is a list of requests")
-    if misplaced := _keys(requests) & {*NAMES}:
+    keys = {key for request in requests if isinstance(request, dict) for key in request}
+    if misplaced := keys & {*NAMES}:
         raise DataError(f"{min(misplaced)!r} stands beside 'requests', not in one of them")
     if len(requests) > limits.max_waiting:
         raise DataError(
@@ -94,14 +97,6 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     return Call(tuple(parsed_requests), choices, is_one=False)
 
 
-def _keys(requests: Sequence[Any]) -> set[str]:
-    """The different keys of requests. Raises DataError if they are more than are read."""
-    keys = {key for request in requests if isinstance(request, dict) for key in request}
-    if (n_keys := len(keys)) > MOST_KEYS:
-        raise DataError(f"requests with {n_keys} different keys in one call, at most {MOST_KEYS}")
-    return keys
-
-
 def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool) -> Choices:
     """The options in a body; with `scores` it must have candidates, otherwise none.
 
@@ -109,15 +104,14 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
     limits."""
     options = {name: value[name] for name in KINDS if value.get(name) is not None}
     for name, option in options.items():
-        # type: a bool is an int, too
+        # isinstance would take a bool for an int
         if type(option) is not KINDS[name]:
             kind = "a whole number" if KINDS[name] is int else "true or false"
             raise DataError(f"{name!r} is {kind}, not {str(option)[:80]!r}")
-    candidates = value.get("candidates")
+    candidates = item_ids(value, "candidates")
     if scores:
-        if not candidates or not _are_texts(candidates):
+        if not candidates:
             raise DataError("'candidates' of /v1/score is a list of at least one item id")
-        candidates = tuple(candidates)
     elif candidates is not None:
         raise DataError("'candidates' are scored by /v1/score; 'allow' restricts a beam search")
     if "list" in options and (scores or "k" in options):
@@ -136,7 +130,7 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
 def read_texts(body: bytes) -> list[str]:
     """The texts of {"texts": [...]}. Raises DataError for another body."""
     value = read_object(body)
-    _refuse_others(value, ("texts",))
+    refuse_others("the body", value, ("texts",))
     texts = value.get("texts")
     if not _are_texts(texts):
         raise DataError("the body is an object with 'texts', a list of strings")
@@ -153,7 +147,7 @@ def read_vectors(body: bytes) -> list[str] | Vectors:
     value = read_object(body)
     if "vectors" not in value:
         return read_texts(body)
-    _refuse_others(value, ("vectors",))
+    refuse_others("the body", value, ("vectors",))
     rows = value["vectors"]
     # types first: as float32 texts and true would be numbers, too, and an array of texts has room
     # for the longest one at each place
@@ -178,10 +172,3 @@ def read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError("the body is not a JSON object")
     return value
-
-
-def _refuse_others(value: dict[str, Any], names: Sequence[str]) -> None:
-    """Raise DataError for a key that is none of these."""
-    for key in value:
-        if key not in names:
-            raise DataError(f"the body has the key {key[:80]!r}, known are {', '.join(names)}")
