@@ -3,12 +3,13 @@ resume from. A training that diverges is stopped before it overwrites its last g
 
 import json
 import math
+import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import non_finite
+from sidtool.base.checkpoint import check_folder, non_finite
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import write_whole
@@ -39,10 +40,9 @@ class Totals(JsonRecord):
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Totals":
-        """The totals in a checkpoint; zeros if it has none."""
-        with suppress(OSError, ValueError, TypeError):
-            return cls.from_json(parse_json((checkpoint / TOTALS_FILE).read_bytes()))
-        return cls()
+        """The totals in a checkpoint. Raises OSError, ValueError or TypeError if they are missing
+        or damaged."""
+        return cls.from_json(parse_json((checkpoint / TOTALS_FILE).read_bytes()))
 
     def write(self, checkpoint: Path) -> None:
         """Write the totals into a checkpoint."""
@@ -52,16 +52,18 @@ class Totals(JsonRecord):
 
 def last_checkpoint(work: Path) -> Path | None:
     """The newest complete checkpoint in a work folder, whatever the number of processes that wrote
-    it."""
+    it. One with a file that was cut off, as by a power failure, is not complete."""
     for checkpoint in sorted(work.glob("checkpoint-*"), key=_step, reverse=True):
-        processes = Totals.read(checkpoint).processes
-        ranks = [""] if processes == 1 else [f"_{rank}" for rank in range(processes)]
-        names = ["optimizer.pt", "scheduler.pt", *(f"rng_state{rank}.pth" for rank in ranks)]
-        is_written = all((checkpoint / name).is_file() for name in names)
-        if is_written and any(checkpoint.glob("*.safetensors")):
-            with suppress(OSError, ValueError, TypeError):
-                if _state(checkpoint):  # Trainer writes its state last
-                    return checkpoint
+        with suppress(OSError, ValueError, TypeError, SidtoolError):
+            processes = Totals.read(checkpoint).processes
+            ranks = [""] if processes == 1 else [f"_{rank}" for rank in range(processes)]
+            names = ["optimizer.pt", "scheduler.pt", *(f"rng_state{rank}.pth" for rank in ranks)]
+            # a zip, as torch writes them, has its index at its end
+            is_written = all(zipfile.is_zipfile(checkpoint / name) for name in names)
+            has_weights = any(checkpoint.glob("*.safetensors"))
+            check_folder(checkpoint)
+            if is_written and has_weights and _state(checkpoint):  # Trainer writes its state last
+                return checkpoint
     return None
 
 
