@@ -79,7 +79,7 @@ def _removed_paths(path: Path) -> list[Path]:
 def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> None:
     """Raise UsageError if the output exists without `force` or is a folder that sidtool did not
     write, cannot be one, or has the name of another kind. Restores first what a killed run moved
-    aside."""
+    aside, and removes what it was about to remove."""
     check_name(path)
     if kind is not None:
         check_suffix(path, kind)
@@ -96,6 +96,11 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
         with disk_errors(path):
             check_replaced(path, [item.name for item in path.iterdir()], kind)
     if os.path.lexists(path) and not force:
+        siblings = (_aside_path(path), partial_path(path))
+        half_removed = [removed for sibling in siblings for removed in _removed_paths(sibling)]
+        if any(map(os.path.lexists, (_aside_path(path), *half_removed))):
+            with suppress(SidtoolError), locked(path):
+                pass  # removes it: the run that made the output was killed at its end
         raise UsageError(f"{path} exists already", hint="--force replaces it")
 
 

@@ -281,6 +281,28 @@ def test_a_replaced_output_that_is_half_removed_never_comes_back(
     assert (names(tmp_path), names(out)) == (["model"], ["sid.json"])
 
 
+@pytest.mark.parametrize("sibling", ["replaced", "partial"])
+@pytest.mark.parametrize("moved", [True, False])
+def test_what_a_run_did_not_remove_at_its_end_is_removed_by_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sibling: str, moved: bool
+) -> None:
+    out, left = tmp_path / "model", tmp_path / f"model.{sibling}"
+    left.mkdir()
+    (left / "a").touch()
+    out.mkdir()
+    if moved:
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", raising(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                remove(left)
+        assert names(tmp_path) == ["model", f"model.{sibling}.removed"]
+    with pytest.raises(UsageError, match="exists already"):
+        refuse_existing(out, force=False)
+    # work that no run was removing may be that of a run with --force
+    unfinished = ["model.partial"] if sibling == "partial" and not moved else []
+    assert names(tmp_path) == ["model", *unfinished]
+
+
 def test_unfinished_work_that_is_half_removed_is_not_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
