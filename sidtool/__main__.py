@@ -1,7 +1,7 @@
 """The console script, and `python -m sidtool`.
 
-An interrupt while modules are imported ends the process as it ends any program: it would be a
-traceback of Python otherwise."""
+An interrupt while modules are imported, or while the interpreter ends, ends the process as it ends
+any program: it would be a traceback of Python otherwise."""
 
 import signal
 
@@ -16,7 +16,11 @@ def main() -> None:
 
     if interruptible:
         signal.signal(signal.SIGINT, handler)
-    run()
+    try:
+        run()
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
