@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 from sidtool.base.errors import EXIT_INTERRUPTED, UsageError
 from sidtool.base.inputs import check_read_files
 from sidtool.base.options import variable_name
+from sidtool.base.work_folder import RUN_FILE
 from sidtool.cli.groups import flag_meanings
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import detail, joined_lines, note, set_verbosity
@@ -143,6 +144,8 @@ def _resumption(out: Any, *, by_option: bool) -> str:
         for path in folder.parent.glob(f"{glob.escape(folder.name)}[.-]*partial")
         # of stage 2: OUT-2-lora.partial; OUT-2.partial is of another output
         if re.fullmatch(r"(\.[a-z]+|-\d+-\w+)?\.partial", path.name.removeprefix(folder.name))
+        # without it --resume starts again, and one process of make-sft refuses --resume
+        and (not by_option or (path / RUN_FILE).is_file())
     ]
     checkpoints = [path for work in works for path in work.glob("checkpoint-*")]
     if checkpoints:

@@ -180,6 +180,9 @@ def test_an_interrupted_command_that_resumes_by_an_option_names_it(
     work.mkdir()
     command = ("recommend", road.model, "--events", road.events, "--all-users", "-o")
     ran = run(*command, tmp_path / "out.jsonl")
+    assert (ran.code, ran.err) == (130, "interrupted\n")  # as a killed `make-sft` leaves it
+    (work / "run.json").touch()
+    ran = run(*command, tmp_path / "out.jsonl")
     unfinished = f"{work} has the unfinished work; the same command with --resume continues it"
     assert (ran.code, ran.err) == (130, f"interrupted: {unfinished}\n")
 
