@@ -12,12 +12,13 @@ def main() -> None:
     interruptible = handler is signal.default_int_handler  # it is ignored under nohup
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from sidtool.cli.main import main as run
+    from sidtool.cli.main import called_command
 
+    command = called_command()
     if interruptible:
         signal.signal(signal.SIGINT, handler)
     try:
-        run()
+        command()
     finally:
         if interruptible:
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -25,12 +25,12 @@ AT_EXIT = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), sign
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals")
 
 
-def run_with(hook: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run `sidtool --version` with a hook that is called as Python starts."""
+def run_with(hook: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with a hook that is called as Python starts."""
     (folder / "sitecustomize.py").write_text(hook)
     root = str(Path(__file__).parents[1])
     return subprocess.run(
-        [sys.executable, "-m", "sidtool", "--version"],
+        [sys.executable, "-m", "sidtool", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), root])},
         capture_output=True,
         text=True,
@@ -39,13 +39,15 @@ def run_with(hook: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["sidtool.cli.main", "sidtool.cli.terminal", "rich.console"])
+@pytest.mark.parametrize(
+    "name", ["sidtool.cli.main", "sidtool.cli.terminal", "rich.console", "sidtool.cli.evaluate"]
+)
 def test_an_interrupt_while_modules_are_imported_is_no_traceback(tmp_path: Path, name: str) -> None:
-    ended = run_with(HOOK.format(name=name), tmp_path)
+    ended = run_with(HOOK.format(name=name), tmp_path, "evaluate", "--help")
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_an_interrupt_while_the_interpreter_ends_is_no_traceback(tmp_path: Path) -> None:
-    ended = run_with(AT_EXIT, tmp_path)
+    ended = run_with(AT_EXIT, tmp_path, "--version")
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
     assert __version__ in ended.stdout

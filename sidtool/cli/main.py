@@ -128,12 +128,12 @@ def root(
     --num-beams`."""
 
 
-def main() -> None:
-    """Run the command line; a call that begins with the name of a command loads no other, and one
-    that asks for the version loads none."""
+def called_command() -> Any:
+    """The command line of this process, to be called. One that begins with the name of a command
+    loads no other, and one that asks for the version loads none."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     names = [] if name == "--version" else [name] if name in COMMANDS else COMMANDS
-    make_app(*names)()
+    return typer.main.get_command(make_app(*names))
 
 
 def __getattr__(name: str) -> Any:
