@@ -96,12 +96,17 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
         with disk_errors(path):
             check_replaced(path, [item.name for item in path.iterdir()], kind)
     if os.path.lexists(path) and not force:
-        siblings = (_aside_path(path), partial_path(path))
-        half_removed = [removed for sibling in siblings for removed in _removed_paths(sibling)]
-        if any(map(os.path.lexists, (_aside_path(path), *half_removed))):
-            with suppress(SidtoolError), locked(path):
-                pass  # removes it: the run that made the output was killed at its end
+        tidy(path)
         raise UsageError(f"{path} exists already", hint="--force replaces it")
+
+
+def tidy(path: Path) -> None:
+    """Remove what the run that made an existing output was about to remove when it was killed."""
+    siblings = (_aside_path(path), partial_path(path))
+    half_removed = [removed for sibling in siblings for removed in _removed_paths(sibling)]
+    if any(map(os.path.lexists, (_aside_path(path), *half_removed))):
+        with suppress(SidtoolError), locked(path):
+            pass
 
 
 @contextmanager

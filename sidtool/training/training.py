@@ -14,7 +14,7 @@ from sidtool.base.extras import offline, require
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.locations import opened
 from sidtool.base.options import Option, settings_from
-from sidtool.base.output import refuse_existing
+from sidtool.base.output import refuse_existing, tidy
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Log, Progress
 from sidtool.examples import validation_users
@@ -165,6 +165,7 @@ def _is_made(run: TrainingRun, *, force: bool = False) -> bool:
     if run.out.exists():
         params = read_contract(run.out).params
         if isinstance(params, TrainParams) and params.run == run.digest:
+            tidy(run.out)
             return True
     refuse_existing(run.out, force, FOLDER)
     return False

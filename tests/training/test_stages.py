@@ -203,6 +203,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
     run("whole")
     with pytest.raises(Stopped):
         run("killed", (3, 4))
+    (tmp_path / "killed-1-embeddings.partial.removed").mkdir()  # killed at the stage's end
     message.clear()
     summaries = run("killed")
     names = [("killed-1-embeddings", True), ("killed-2-lora", True), ("killed", False)]
@@ -218,7 +219,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
     contract = read_contract(tmp_path / "killed")
     assert [record.stage for record in contract.stages[:-1]] == ["extend", "embeddings", "lora"]
     assert contract.history_prompt == read_contract(tmp_path / "killed-1-embeddings").history_prompt
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.partial*"))
     with pytest.raises(UsageError, match="exists already"):
         run("killed")
     other = [replace(stages[0], sft_fields={**brief, "seed": 5}), *stages[1:]]
