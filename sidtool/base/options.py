@@ -122,12 +122,16 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
 
 
 def options_from(
-    kind: type[Options], options: Options | None, keywords: Mapping[str, Any]
+    kind: type[Options],
+    options: Options | None,
+    keywords: Mapping[str, Any],
+    others: Iterable[type] = (),
 ) -> Options:
     """The options of a function that takes them as a dataclass or as `keywords`, by the names
     of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of
     its fields. A text for a field of another type is read as that of a flag. Raises UsageError for
-    both, for options of another type, a keyword that is no option and a value out of range."""
+    both, for options of another type, a keyword that is no option and a value out of range; known
+    are then also the flags of `others`, which `argument_options` took."""
     if options is not None and keywords:
         raise UsageError(f"options and the keyword {next(iter(keywords))} are both given: use one")
     if options is not None and not isinstance(options, kind):
@@ -135,6 +139,7 @@ def options_from(
     names = dict.fromkeys(keywords_of(kind))
     for name in keywords:
         if name not in names:
+            names |= {flag: None for other in others for flag in _flag_keywords(other)}
             raise UsageError(f"there is no option {name}, known are {', '.join(names)}")
     return options or _from_keywords(kind, keywords)
 
@@ -147,6 +152,28 @@ def take_options(
     names = keywords.keys() & set(keywords_of(kind))
     values = {name: keywords.pop(name) for name in names}
     return options_from(kind, options, values) if values else options
+
+
+def argument_options(
+    kind: type[Options], value: Options | str | Path | None, keywords: dict[str, Any]
+) -> Options | None:
+    """The options of one argument of a function that also has others: a dataclass, or a text that
+    stands for its first field. Those that `keywords` have by their flags are taken out of them;
+    without any and without `value`, None. Raises UsageError as `options_from`."""
+    flags = _flag_keywords(kind)
+    values = {name: keywords.pop(name) for name in flags if name in keywords}
+    if isinstance(value, str | Path):
+        if flags[0] in values:
+            raise UsageError(f"{flags[0]} is given twice: {str(value)!r} and {values[flags[0]]!r}")
+        values[flags[0]], value = str(value), None
+    if value is not None and values:
+        keyword = next(iter(values))
+        raise UsageError(f"{kind.__name__} and the keyword {keyword} are both given: use one")
+    return options_from(kind, value, values) if values or value is not None else None
+
+
+def _flag_keywords(kind: type) -> list[str]:
+    return [_flag_keyword(entry) for entry, _ in options_of(kind)]
 
 
 def keywords_of(kind: type) -> Iterator[str]:
@@ -167,13 +194,25 @@ def _from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
             raise UsageError(f"{entry.name} and {flag} are one option: give one of them")
         value = keywords.get(entry.name, keywords.get(flag))
         field_type = required(entry.type)
-        if declared.is_group and not isinstance(value, field_type):
-            if not keywords.keys().isdisjoint(keywords_of(field_type)):
+        if declared.is_group:
+            of_group = [name for name in keywords_of(field_type) if name in keywords]
+            if isinstance(value, field_type):
+                if others := [name for name in of_group if name != entry.name]:
+                    raise UsageError(f"{entry.name} and {others[0]} are both given: use one")
+                values[entry.name] = value
+            elif of_group:
                 values[entry.name] = _from_keywords(field_type, keywords)
+            elif value is not None:
+                raise UsageError(
+                    f"{entry.name} must be {field_type.__name__}, not {type(value).__name__}"
+                )
         elif entry.name in keywords or flag in keywords:
             if declared.has_other_unit and entry.name not in keywords and _is_number(value):
                 value = declared.reads(value)  # type: ignore[misc]
             values[entry.name] = value
+    for entry in fields(kind):  # type: ignore[arg-type]
+        if MISSING is entry.default is entry.default_factory and entry.name not in values:
+            raise UsageError(f"the option {_flag_keyword(entry)} is missing")
     return kind(**values)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning
-from sidtool.base.options import options_from
+from sidtool.base.options import argument_options, options_from
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
@@ -66,7 +66,7 @@ from sidtool.evaluation.results import (
 )
 from sidtool.memory import Shards
 from sidtool.memory.mixture import MemoryIndex, MemoryOptions
-from sidtool.model import LoadedModel
+from sidtool.model import LoadedModel, ModelOptions
 from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Leaves
@@ -91,7 +91,8 @@ def evaluate(
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
     events (as `open_split`). The options may also be given as keywords, like `limit=100`.
 
-    `bundle` and `memory` are used in place of those of a model's folder. `against` is another
+    `bundle` and `memory` are used in place of those of a model's folder; the other flags of both,
+    like `memory_weight=0` or `device="cpu"`, are keywords, too. `against` is another
     model for the same items, of whatever bundle, that the model is compared with. With
     `memory_limit`, a number of bytes, more pairs of item-kNN than fit are put into temporary files.
     `ranker` searches in place of this process (`cluster.ClusterRanker`), for the model. Raises
@@ -106,9 +107,12 @@ def evaluate(
         >>> sidtool.evaluate("tuned", "split", limit=5).n
         5
     """
-    options = options_from(EvaluationOptions, options, keywords)
+    memory = argument_options(MemoryOptions, memory, keywords)
+    loading = argument_options(ModelOptions, None, keywords)
+    others = (MemoryOptions, ModelOptions)
+    options = options_from(EvaluationOptions, options, keywords, others)
     with Shards.temporary(memory_limit) as shards:
-        held_out = HeldOut.open(model, split, options.on, against, bundle, memory)
+        held_out = HeldOut.open(model, split, options.on, against, bundle, memory, loading)
         repeats = held_out.split.reference.targets_repeat
         reason = seen_reason(options.exclude_seen, repeats)
         options = options.with_seen(repeats)

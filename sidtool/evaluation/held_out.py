@@ -14,7 +14,7 @@ from sidtool.data import UnknownOptions
 from sidtool.data.split import Example, Split, check_split, folder_manifest, open_split
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory.mixture import MemoryOptions
-from sidtool.model import LoadedModel, load_model_folder, loaded_model
+from sidtool.model import LoadedModel, ModelOptions, loaded_model
 from sidtool.model.contract import check_model_split, model_folder, open_bundle_copy, read_contract
 from sidtool.recommendation import QuerySession
 from sidtool.tokenizer.bundle import Bundle
@@ -41,15 +41,20 @@ class HeldOut:
         against: LoadedModel | str | Path | None = None,
         bundle: Bundle | str | Path | None = None,
         memory: MemoryOptions | str | Path | None = None,
+        loading: ModelOptions | None = None,
     ) -> "HeldOut":
         """Open the split and load the models, both unless they are; `bundle` and `memory` are used
-        with the model in place of its own. Raises as `loaded_model`, and CompatibilityError if a
-        model, its bundle or its memory may have learned from held-out events."""
+        with the model in place of its own, `loading` with both. Raises as `loaded_model`, and
+        CompatibilityError if a model, its bundle or its memory may have learned from held-out
+        events."""
         name = "the split" if isinstance(split, Split) else str(split)
         # first, so that what is wrong with it is said before weights are read
-        split = open_model_split(model, split, bundle)
-        loaded = loaded_model(model, bundle, memory)
-        other = load_model_folder(against) if isinstance(against, str | Path) else against
+        trust = loading is not None and loading.trust_remote_code
+        split = open_model_split(model, split, bundle, trust_remote_code=trust)
+        loaded = loaded_model(model, bundle, memory, loading)
+        other = against if isinstance(against, LoadedModel) else None
+        if isinstance(against, str | Path):
+            other = loaded_model(against, options=loading)
         checked = [(loaded, "the model", "the memory")]
         if other is not None:
             checked.append((other, f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}"))

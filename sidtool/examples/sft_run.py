@@ -11,7 +11,7 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import UsageError
 from sidtool.base.inputs import keeps_inputs
-from sidtool.base.options import options_from, take_options
+from sidtool.base.options import argument_options, options_from, take_options
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_name, check_suffix
 from sidtool.base.progress import Progress
@@ -179,7 +179,10 @@ def make_sft(
     """
     in_folder = "://" in str(out) or str(out).endswith("/")
     catalog_options = take_options(TaskCatalogOptions, catalog_options, given)
-    options = options_from(SftOptions, options, given)
+    weights = argument_options(WeightOptions, weights, given)
+    general = argument_options(GeneralOptions, general, given)
+    others = (TaskCatalogOptions, WeightOptions, GeneralOptions)
+    options = options_from(SftOptions, options, given, others)
     if in_folder and writer is None:
         raise UsageError(f"{out} is a folder of parts, which a writer makes (ClusterExamples)")
     manifest = None if isinstance(split, Split) or not in_folder else folder_manifest(Path(split))
@@ -193,10 +196,6 @@ def make_sft(
         _refuse_outputs(out, force)
     if isinstance(queries, str | Path):
         queries = read_queries(Path(queries))
-    if isinstance(weights, str):
-        weights = WeightOptions(weights)
-    if isinstance(general, str | Path):
-        general = GeneralOptions(Path(general))
     inputs = SftInputs(
         bundle, items, split, options, catalog_options, model, weights, general, queries, tokenizer
     )

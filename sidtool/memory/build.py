@@ -127,12 +127,12 @@ def build_memory(
         >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
         >>> memory.save("memory.zarr")
     """
+    options_from(KnnSettings, settings, given)  # refuses unknown keywords, and both
     bundle, earlier = opened(bundle, "open_source"), opened(earlier, "open_memory")
     if isinstance(split, str | Path):
         split = open_split(split, recorded=bundle.manifest.made_from.event_columns)
     bundle.check_split("the memory", split.reference)
     before = None if earlier is None else earlier.manifest
-    options_from(KnnSettings, settings, given)  # refuses unknown keywords, and both
     if before is not None and settings in (None, before.settings):
         before.check_choice(split.reference)
     if settings is None:

@@ -20,7 +20,7 @@ from sidtool.base.errors import (
 from sidtool.base.extras import require
 from sidtool.base.hub import HubAccess, HubCommit, HubPush, Pushable, folder_or_url
 from sidtool.base.locations import opened
-from sidtool.base.options import option
+from sidtool.base.options import argument_options, check_options, option
 from sidtool.memory import Memory
 from sidtool.memory.mixture import DEFAULT_NEW_ITEM_FACTOR, MemoryOptions, WeightedMemory
 from sidtool.model.contract.compat import Verdict, check_bundle, usable_items
@@ -105,6 +105,9 @@ class ModelOptions:
     """Precision of inference. Default: float32 on a CPU, else bfloat16."""
     trust_remote_code: bool = option(False)
     """Run a model's own code and load pickled weights."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -243,8 +246,7 @@ def load_model_folder(
     import torch
 
     check_device(device)
-    if isinstance(memory, str | Path):
-        memory = MemoryOptions(str(memory))
+    memory = argument_options(MemoryOptions, memory, {})
     bundle = opened(bundle, "open_bundle")
     name = str(folder).rstrip("/").rpartition("/")[2]
     location: str | Path = opened(folder, "locate_model")
@@ -270,14 +272,24 @@ def loaded_model(
     model: LoadedModel | str | Path,
     bundle: Bundle | str | Path | None = None,
     memory: MemoryOptions | str | Path | None = None,
+    options: ModelOptions | None = None,
 ) -> LoadedModel:
-    """A model, or that of a folder, with another bundle and memory if they are given. Raises as
-    `load_model_folder`, and UsageError for a loaded model, which has its own."""
+    """A model, or that of a folder, with another bundle and memory, and with `options` beside
+    them, if they are given. Raises as `load_model_folder`, and UsageError for a loaded model,
+    which has its own."""
     if isinstance(model, str | Path):
-        return load_model_folder(model, bundle=bundle, memory=memory)
-    if bundle is not None or memory is not None:
+        loading = options or ModelOptions()
+        return load_model_folder(
+            model,
+            bundle=bundle,
+            device=loading.device,
+            dtype=loading.dtype,
+            trust_remote_code=loading.trust_remote_code,
+            memory=memory,
+        )
+    if any(value is not None for value in (bundle, memory, options)):
         raise UsageError(
-            "a bundle and a memory are for a model that is given by its path",
+            "a bundle, a memory and a device are for a model that is given by its path",
             hint="sidtool.load_model_folder takes them, too",
         )
     return model

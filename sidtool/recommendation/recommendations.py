@@ -8,14 +8,14 @@ from typing import Any, cast, overload
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import data_frame
-from sidtool.base.options import given_ids, options_from
+from sidtool.base.options import argument_options, given_ids, options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
 from sidtool.data import EventColumns
 from sidtool.data.split import user_histories
 from sidtool.memory.mixture import MemoryOptions
-from sidtool.model import LoadedModel, loaded_model
+from sidtool.model import LoadedModel, ModelOptions, loaded_model
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommender import Recommender
 from sidtool.recommendation.requests import (
@@ -57,7 +57,8 @@ def recommend(
     no effect in deny lists; a SidtoolWarning counts them. A request whose prompt is empty without
     them gets no items.
     `bundle` and `memory` are used in place of those of a model's folder, which is then loaded at
-    once. `progress` is called with a total of 0 if `requests` has no length.
+    once; the other flags of both, like `memory_weight=0` or `device="cpu"`, are keywords, too.
+    `progress` is called with a total of 0 if `requests` has no length.
 
     Raises UsageError at once for a keyword that is no option, and for keywords beside `options`. As
     the answers are read, raises DataError if the allow or deny list names no item of the bundle, if
@@ -71,10 +72,13 @@ def recommend(
         >>> answer.user, len(answer.items)
         ('u1', 3)
     """
-    options = options_from(RecommendOptions, options, keywords)
+    memory = argument_options(MemoryOptions, memory, keywords)
+    loading = argument_options(ModelOptions, None, keywords)
+    others = (MemoryOptions, ModelOptions)
+    options = options_from(RecommendOptions, options, keywords, others)
     ids = None if candidates is None else given_ids(candidates)
-    if bundle is not None or memory is not None:
-        model = loaded_model(model, bundle, memory)
+    if any(value is not None for value in (bundle, memory, loading)):
+        model = loaded_model(model, bundle, memory, loading)
     is_history = isinstance(requests, list | tuple) and isinstance(next(iter(requests), None), str)
     if is_history or isinstance(requests, Request | Mapping | str):
         requests = [requests]  # type: ignore[list-item]

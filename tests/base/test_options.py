@@ -19,7 +19,7 @@ from sidtool import (
 )
 from sidtool.base.errors import UsageError
 from sidtool.base.given_options import given_words
-from sidtool.base.options import assignments, options_from, settings_from
+from sidtool.base.options import argument_options, assignments, options_from, settings_from
 from sidtool.data.split import SplitOptions
 from sidtool.evaluation import EvaluationOptions
 from sidtool.examples import SftOptions
@@ -103,6 +103,38 @@ def test_keywords_reach_groups_by_their_flags() -> None:
     assert options_from(FitOptions, None, {"id_column": "sku"}).columns.id_column == "sku"
     with pytest.raises(UsageError, match="there is no option hots"):
         serve_options("tuned", None, {"hots": "0.0.0.0"})
+
+
+def test_a_group_and_a_keyword_of_it_are_not_both_given() -> None:
+    names = EventNames(user="visitor")
+    assert options_from(SplitOptions, None, {"columns": names}).columns is names
+    with pytest.raises(UsageError, match="columns and item_column are both given: use one"):
+        options_from(SplitOptions, None, {"columns": names, "item_column": "sku"})
+    with pytest.raises(UsageError, match="limits must be ServeLimits, not int"):
+        serve_options("tuned", None, {"limits": 5})
+    with pytest.raises(UsageError, match="the option task is missing"):
+        options_from(sidtool.TaskEvaluationOptions, None, {})
+
+
+def test_an_argument_takes_options_a_text_and_keywords_by_flags() -> None:
+    def taken(value: Any, **keywords: Any) -> Any:
+        memory = argument_options(MemoryOptions, value, keywords)
+        assert keywords == {}
+        return memory
+
+    assert taken(None) is None
+    assert taken("m.zarr") == taken(Path("m.zarr")) == MemoryOptions("m.zarr")
+    assert taken("m.zarr", memory_weight=0) == MemoryOptions("m.zarr", weight=0)
+    assert taken(None, rerank=False) == MemoryOptions(rerank=False)
+    with pytest.raises(UsageError, match="MemoryOptions and the keyword memory_weight are both"):
+        taken(MemoryOptions(), memory_weight=0)
+    with pytest.raises(UsageError, match=r"memory is given twice: 'm\.zarr' and 'n\.zarr'"):
+        taken("m.zarr", memory="n.zarr")
+    with pytest.raises(UsageError, match="the option weight is missing"):
+        argument_options(sidtool.WeightOptions, None, {"weight_clip": 2.0})
+    keywords = {"weight": 0.5}  # of an evaluation, not of the memory
+    assert argument_options(MemoryOptions, None, keywords) is None
+    assert keywords == {"weight": 0.5}
 
 
 def test_every_public_function_with_options_takes_keywords() -> None:

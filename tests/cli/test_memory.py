@@ -3,12 +3,15 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
+import sidtool
 from sidtool import tokenizer
+from sidtool.base.errors import UsageError
 from sidtool.data import read_items
 from sidtool.data.split import read_split
 from sidtool.evaluation.tuning import memory_tuning
@@ -168,6 +171,8 @@ def test_recommend_uses_the_memory_of_the_contract(road: Road, memory: Path, bou
     answer = done("recommend", bound, *history).json
     assert answer == done("recommend", road.tuned, *history, *options).json
     alone = done("recommend", road.tuned, *history).json
+    (in_python,) = sidtool.recommend(bound, [["b001", "b002", "b003"]], memory_weight=0)
+    assert (list(in_python.items), list(in_python.scores)) == (alone["items"], alone["scores"])
     assert done("recommend", bound, *history, "--memory-weight", 0).json == alone
     explained = done("recommend", bound, *history, "--explain", "--memory-weight", 0.5).json
     assert len(explained["explanations"]) == len(explained["items"])
@@ -185,6 +190,15 @@ def test_inspect_shows_the_metrics_of_the_memory(bound: Path) -> None:
     for name, value in values.items():
         spelled = f"{value:g}" if name == "users" else f"{value:.4f}"
         assert re.search(rf"^memory +{re.escape(name)} +{spelled} ", shown, re.MULTILINE), shown
+
+
+def test_evaluate_takes_the_flags_of_the_memory(road: Road, bound: Path) -> None:
+    evaluate = partial(sidtool.evaluate, bound, road.split, limit=5)
+    options = evaluate(memory=sidtool.MemoryOptions(weight=0.5, power=2))
+    keywords = evaluate(memory_weight=0.5, memory_power=2, device="cpu", dtype="float32")
+    assert keywords.metrics == options.metrics
+    with pytest.raises(UsageError, match="MemoryOptions and the keyword memory_weight"):
+        evaluate(memory=sidtool.MemoryOptions(), memory_weight=0)
 
 
 def test_evaluate_shows_the_parts(road: Road, bound: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.base.options import option, options_from
+from sidtool.base.options import argument_options, option, options_from
 from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
 from sidtool.data import UnknownOptions
@@ -30,7 +30,7 @@ from sidtool.evaluation.metrics import coverage
 from sidtool.evaluation.options import HeldOutOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.memory.mixture import MemoryOptions
-from sidtool.model import LoadedModel
+from sidtool.model import LoadedModel, ModelOptions
 from sidtool.model.contract import TrainParams
 from sidtool.recommendation import QuerySession, RecommendOptions, Request, recommend
 from sidtool.recommendation.search import SearchOptions, seen_reason
@@ -133,8 +133,11 @@ def evaluate_lists(
         >>> list(evaluation.systems)
         ['top items', 'popularity', 'item-knn']
     """
-    options = options_from(ListEvaluationOptions, options, keywords)
-    held_out = HeldOut.open(model, split, options.on, against, bundle, memory)
+    memory = argument_options(MemoryOptions, memory, keywords)
+    loading = argument_options(ModelOptions, None, keywords)
+    others = (MemoryOptions, ModelOptions)
+    options = options_from(ListEvaluationOptions, options, keywords, others)
+    held_out = HeldOut.open(model, split, options.on, against, bundle, memory, loading)
     repeats = held_out.split.reference.targets_repeat
     reason = seen_reason(options.exclude_seen, repeats)
     options = options.with_seen(repeats)

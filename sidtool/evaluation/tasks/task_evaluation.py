@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.options import options_from
+from sidtool.base.options import argument_options, options_from
 from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
@@ -38,7 +38,7 @@ from sidtool.evaluation.tasks.questions import (
     read_questions,
 )
 from sidtool.examples import named_task
-from sidtool.model import LoadedModel, loaded_model
+from sidtool.model import LoadedModel, ModelOptions, loaded_model
 from sidtool.model.prompt import Segment, prompt_encoder, sorted_labels
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import BeamOptions, Normalize
@@ -88,8 +88,10 @@ def evaluate_task(
         >>> sidtool.evaluate_task("tuned", "split", task="next-item", limit=4, num_beams=5).n
         4
     """
-    options = options_from(TaskEvaluationOptions, options, keywords)
-    loaded = replace(loaded_model(model, bundle), memory=None)  # it has no part in an answer
+    loading = argument_options(ModelOptions, None, keywords)
+    options = options_from(TaskEvaluationOptions, options, keywords, (ModelOptions,))
+    # a memory has no part in an answer
+    loaded = replace(loaded_model(model, bundle, options=loading), memory=None)
     task = options.task
     per_user = named_task(task).of_users
     if loaded.contract.user_tokens and per_user:

@@ -15,7 +15,15 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import library_versions
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.jobs import RunJob, run_here
-from sidtool.base.options import MAX_SEED, check_options, option, options_from, plain, take_options
+from sidtool.base.options import (
+    MAX_SEED,
+    argument_options,
+    check_options,
+    option,
+    options_from,
+    plain,
+    take_options,
+)
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
@@ -138,10 +146,9 @@ def build_codebook(
     out = Path(out)
     refuse_existing(out, force, BUNDLE)
     embeddings = source_list(embeddings)
-    if isinstance(encoder, str):
-        encoder = Encoder(encoder)
+    encoder = argument_options(Encoder, encoder, given)
     catalog = take_options(TextNames, catalog, given)
-    options = options_from(BuildOptions, options, _as_fields(given))
+    options = options_from(BuildOptions, options, _as_fields(given), (TextNames, Encoder))
     progress = progress or {}
     with locked(out) as work:
         refuse_existing(out, force)

@@ -12,7 +12,7 @@ from typing import Any
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.inputs import keeps_inputs
-from sidtool.base.options import options_from
+from sidtool.base.options import options_from, take_options
 from sidtool.base.output import locked, refuse_existing, remove
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Log, Progress
@@ -141,6 +141,7 @@ def refresh(
         >>> sidtool.refresh("tuned", "newer.zarr", "refreshed").verdict.kind
         'refreshed'
     """
+    catalog_options = take_options(TaskCatalogOptions, catalog_options, keywords)
     plan = plan_refresh(
         model_dir,
         bundle,
@@ -149,7 +150,7 @@ def refresh(
         items=items,
         embeddings=embeddings,
         catalog_options=catalog_options,
-        options=options_from(RefreshOptions, options, keywords),
+        options=options_from(RefreshOptions, options, keywords, (TaskCatalogOptions,)),
         trust_remote_code=trust_remote_code,
         force=force,
     )
