@@ -4,6 +4,7 @@ Every command of the command line is a function here, and its options are a data
 imported when it is first used: `import sidtool` loads neither torch nor transformers.
 """
 
+from types import FunctionType
 from typing import Any
 
 import lazy_loader
@@ -25,8 +26,13 @@ def __getattr__(name: str) -> Any:
 
     Raises MissingPackageError if its module needs a package of an extra."""
     try:
-        return _import(name)
+        value = _import(name)
     except ImportError as error:
         from sidtool.base.extras import missing_package
 
         raise missing_package(error) or error from error
+    if isinstance(value, FunctionType):
+        from sidtool.base.options import checks_keywords
+
+        value = globals()[name] = checks_keywords(value)  # lazy_loader has set the plain one
+    return value
