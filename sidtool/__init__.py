@@ -1,7 +1,8 @@
 """sidtool: the semantic-ID tokenizer of a generative recommender as a versioned, verified artifact.
 
-Every command of the command line is a function here, and its options are a dataclass. A name is
-imported when it is first used: `import sidtool` loads neither torch nor transformers.
+Every command of the command line but `inspect` is a function here, and its options are a dataclass
+or its parameters. A name is imported when it is first used: `import sidtool` loads neither torch
+nor transformers.
 """
 
 from types import FunctionType
