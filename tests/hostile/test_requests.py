@@ -29,8 +29,9 @@ N_ITEMS = 60
 KEYS = ("user", "history", "text", "allow", "deny")
 Line = tuple[bytes, Request | None]
 LISTS = ("history", "allow", "deny")
-FOREIGN_KEYS = ("item", "time", "ts", "label", "", "\x00", "[/b]", "\u202e", "Ünïcode", "__class__")
-MISSPELLED_KEYS = ("histroy", "denny", "Deny", "allowed", "TEXT", "users", "history_ids")
+TARGET_KEYS = ("item", "position", "feedback", "rest")
+UNKNOWN_KEYS = ("time", "ts", "label", "", "\x00", "[/b]", "\u202e", "Ünïcode", "__class__")
+UNKNOWN_KEYS += ("histroy", "denny", "Deny", "allowed", "TEXT", "users", "history_ids")
 
 STRANGE_TEXTS = ("", "i1", "i59", " i1", "i1\u2028", "nobody", "<s_a_1>", "[/b]", "\x1b[2J")
 LETTERS = st.characters(exclude_categories=["Cs"])
@@ -47,7 +48,7 @@ VALUES = st.recursive(
 GOOD_VALUES = {
     "user": st.one_of(st.none(), st.integers(), TEXTS),
     "text": st.one_of(st.none(), TEXTS),
-    **{key: st.one_of(st.none(), IDS) for key in LISTS},
+    **{key: st.one_of(st.none(), IDS, st.lists(st.integers())) for key in LISTS},
 }
 SPELLINGS = ("NaN", "-Infinity", "1e999", "9" * 5000, '"\\ud83d"', '["\\udfff"]', "01", "'i1'")
 SPELLINGS += ("[" * 3000 + "]" * 3000, '{"a": 1, "a": 2}', '"\n"', "", "nul", "[1,]")
@@ -64,9 +65,9 @@ def members(draw: st.DrawFn) -> list[tuple[str, Any]]:
             wrong = draw(st.integers(0, 39)) == 0
             pairs.append((key, draw(VALUES if wrong else GOOD_VALUES[key])))
     if draw(st.integers(0, 4)) == 0:
-        pairs.append((draw(st.sampled_from(FOREIGN_KEYS)), draw(VALUES)))
+        pairs.append((draw(st.sampled_from(TARGET_KEYS)), draw(VALUES)))
     if draw(st.integers(0, 24)) == 0:
-        pairs.append((draw(st.sampled_from((*MISSPELLED_KEYS, *KEYS))), draw(VALUES)))
+        pairs.append((draw(st.sampled_from((*UNKNOWN_KEYS, *KEYS))), draw(VALUES)))
     return draw(st.permutations(pairs))
 
 
@@ -93,11 +94,11 @@ def request_of(pairs: Sequence[tuple[str, Any]]) -> Request | None:
     """What the documentation of requests says of these keys and values."""
     keys = [key for key, _ in pairs]
     values = dict(pairs)
-    if len(values) < len(keys) or set(keys) & set(MISSPELLED_KEYS):
+    if len(values) < len(keys) or set(keys) & set(UNKNOWN_KEYS):
         return None
     for key in LISTS:
         value = values.get(key)
-        if value is not None and not (isinstance(value, list) and all_texts(value)):
+        if value is not None and not (isinstance(value, list) and all_ids(value)):
             return None
     user, text = values.get("user"), values.get("text")
     if type(user) not in (type(None), str, int) or type(text) not in (type(None), str):
@@ -106,15 +107,15 @@ def request_of(pairs: Sequence[tuple[str, Any]]) -> Request | None:
         return None
     return Request(
         user=None if user is None else str(user),
-        history=tuple(values.get("history") or ()),
-        allow=None if values.get("allow") is None else tuple(values["allow"]),
-        deny=tuple(values.get("deny") or ()),
+        history=tuple(map(str, values.get("history") or ())),
+        allow=None if values.get("allow") is None else tuple(map(str, values["allow"])),
+        deny=tuple(map(str, values.get("deny") or ())),
         text=text,
     )
 
 
-def all_texts(values: list[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
+def all_ids(values: list[Any]) -> bool:
+    return all(type(value) in (str, int) for value in values)
 
 
 @cases(600)

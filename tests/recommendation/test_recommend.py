@@ -444,7 +444,7 @@ def test_a_history_or_a_mapping_is_a_request(shop: LoadedModel) -> None:
         assert [answer.items for answer in recommend(shop, spelling, k=3)] == [expected]
     assert [answer.items for answer in recommend(shop, spelled, k=3)] == [expected] * 5
     assert [answer.items for answer in recommend(shop, iter(spelled), k=3)] == [expected] * 5
-    with pytest.raises(DataError, match=f'which are strings, not "{ids[0]}"'):
+    with pytest.raises(DataError, match=f'strings or integers, not "{ids[0]}"'):
         recommend(shop, ids[0], k=3)[0]  # not a request for each character
 
 
