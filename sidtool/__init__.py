@@ -5,7 +5,6 @@ or its parameters. A name is imported when it is first used: `import sidtool` lo
 nor transformers.
 """
 
-from types import FunctionType
 from typing import Any
 
 import lazy_loader
@@ -27,13 +26,8 @@ def __getattr__(name: str) -> Any:
 
     Raises MissingPackageError if its module needs a package of an extra."""
     try:
-        value = _import(name)
+        return _import(name)
     except ImportError as error:
         from sidtool.base.extras import missing_package
 
         raise missing_package(error) or error from error
-    if isinstance(value, FunctionType):
-        from sidtool.base.options import checks_keywords
-
-        value = globals()[name] = checks_keywords(value)  # lazy_loader has set the plain one
-    return value

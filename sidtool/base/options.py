@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from functools import cache, cached_property, wraps
+from functools import cache, cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -174,27 +174,6 @@ def argument_options(
 
 def _flag_keywords(kind: type) -> list[str]:
     return [_flag_keyword(entry) for entry, _ in options_of(kind)]
-
-
-def checks_keywords(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A public function that raises UsageError for a keyword that it does not have, not TypeError.
-    One that takes any keyword is returned as it is: it refuses those that are no options."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return function
-    names = [parameter.name for parameter in parameters]
-
-    @wraps(function)
-    def call(*values: Any, **keywords: Any) -> Any:
-        for name in keywords:
-            if name not in names:
-                raise UsageError(
-                    f"{function.__name__} has no keyword {name}, known are {', '.join(names)}"
-                )
-        return function(*values, **keywords)
-
-    call.__module__ = "sidtool"  # where pickle finds it
-    return call
 
 
 def keywords_of(kind: type) -> Iterator[str]:

@@ -75,6 +75,7 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     value = read_object(body)
     choices = read_choices(value, limits, scores=scores)
     if "requests" not in value:
+        # before Request does, which does not know of the options
         refuse_others("the body", value, (*KEYS, *NAMES), TARGET_KEYS)
         request = {key: part for key, part in value.items() if key not in NAMES}
         return Call((Request.from_json(request),), choices, is_one=True)
