@@ -118,6 +118,11 @@ class _Compared:
         difference = self.difference(system)
         return "unknown" if difference is None else _standing(difference)
 
+    def memory_is_ahead(self) -> bool:
+        """Whether the memory alone, too, is measurably better than item-kNN."""
+        alone = self.evaluation.differences_from_item_knn.get(MEMORY_ALONE, {}).get(self.metric)
+        return alone is not None and _standing(alone) == "ahead"
+
     def place(self, system: str, name: str, figures: str = "") -> str:
         """Like "11% behind item-kNN (95% interval -18% to -4%)", where `name` is "item-kNN";
         `figures` precede the interval within the brackets."""
@@ -128,7 +133,7 @@ class _Compared:
     def answer(self) -> str:
         """Whether to use the model, in a few words."""
         use = "Yes: use it"
-        if self.standing(MEMORY_ALONE) in ("level", "behind"):
+        if self.standing(MEMORY_ALONE) in ("level", "behind") and self.memory_is_ahead():
             use = "Yes: use its memory alone, to which the model adds nothing measurable"
         if self.standing(ITEM_KNN) == "ahead" and self.standing(POPULARITY) in ("level", "behind"):
             return "No: it is not measurably better than popular items"

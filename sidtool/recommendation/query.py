@@ -6,6 +6,7 @@ query a model through `QuerySession`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -210,15 +211,23 @@ class QuerySession:
         self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
     ) -> list[RankedItems]:
         """The k best items of each query by beam search, in the order of the re-ranker if there is
-        one; items that share a SID are in SID order where nothing else decides."""
+        one; items that share a SID are in SID order where nothing else decides. A memory of weight
+        1 that has k items answers without the model."""
         priors = self._priors(queries)
         width = self._width(k, num_beams)
-        results = self.search(model, queries, k=width, num_beams=num_beams, priors=priors)
-        ranked = [
-            rank_items(result, self.trie, query.leaf_filter, prior, width)
-            for result, query, prior in zip(results, queries, priors, strict=True)
-        ]
-        return self._reranked(ranked, queries, priors, k)
+        ranked = list(map(partial(self._from_memory, width), queries, priors))
+        searched = [place for place, items in enumerate(ranked) if items is None]
+        results = self.search(
+            model,
+            [queries[place] for place in searched],
+            k=width,
+            num_beams=num_beams,
+            priors=[priors[place] for place in searched],
+        )
+        for place, result in zip(searched, results, strict=True):
+            leaf_filter = queries[place].leaf_filter
+            ranked[place] = rank_items(result, self.trie, leaf_filter, priors[place], width)
+        return self._reranked([items for items in ranked if items is not None], queries, priors, k)
 
     def score_items(
         self, model: Any, queries: Sequence[Query], candidates: ItemRows, *, k: int
@@ -253,6 +262,19 @@ class QuerySession:
             width = self._width(k, len(eligible))
             ranked.append(mix(eligible, model_scores[is_eligible], prior or NO_PRIOR, width))
         return self._reranked(ranked, queries, priors, k)
+
+    def _from_memory(self, k: int, query: Query, prior: Prior | None) -> RankedItems | None:
+        """The k best items of a memory that decides alone; None where the model is needed: for the
+        order of items of which the memory knows nothing, for a re-ranker, or for the prefixes of a
+        target."""
+        if prior is None or prior.weight < 1 or self.reranking is not None or query.target >= 0:
+            return None
+        distribution = prior.distribution
+        if query.leaf_filter is not None:
+            distribution = distribution.select(query.leaf_filter.passes(distribution.positions))
+        if len(distribution) < k or self.engine_search is not None:
+            return None
+        return mix(distribution.positions, np.full(len(distribution), -np.inf), prior, k)
 
     def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:
         if self.mixture is None:

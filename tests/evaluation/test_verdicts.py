@@ -108,12 +108,17 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
 
 def test_a_model_that_adds_nothing_to_its_memory_is_advised_against() -> None:
     differences = {"item-knn": gain(0.01, 0.007, 0.015), "memory alone": gain(0.001, -0.002, 0.003)}
-    answer = verdict(evaluated(differences=differences, alone=gain(-0.02, -0.03, -0.01)))
+    evaluation = evaluated(differences=differences, alone=gain(-0.02, -0.03, -0.01))
+    evaluation.differences_from_item_knn["memory alone"] = gain(0.009, 0.005, 0.014)
+    answer = verdict(evaluation)
     assert answer.sentences[0] == (
         "Yes: use its memory alone, to which the model adds nothing measurable"
     )
     assert "model with memory level with the memory alone" in str(answer)
     assert "serve the memory alone" in answer.advice
+    # the memory alone is not measurably better than item-kNN: the model with it is
+    evaluation.differences_from_item_knn["memory alone"] = gain(0.004, -0.001, 0.009)
+    assert verdict(evaluation).sentences[0] == "Yes: use it"
 
 
 def test_a_model_that_popular_items_beat_is_not_for_use() -> None:

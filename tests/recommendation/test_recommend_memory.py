@@ -71,6 +71,27 @@ def test_weight_1_is_the_memory_alone(duplicates: bool, power: float) -> None:
         assert answer(loaded, Request(history=HISTORY), k=k).items == tuple(expected[:k])
 
 
+def test_a_memory_that_decides_alone_answers_without_the_model(monkeypatch: Any) -> None:
+    alone, request = mixed(shop(), 1.0), Request(history=HISTORY)
+    known = memory_ranking(alone, HISTORY, 2.0)
+    ranked = answer(alone, request, k=60)
+    unknown = set(ranked.items[len(known) :])
+    by_model = [item for item in answer(shop(), request, k=60).items if item in unknown]
+    assert list(ranked.items) == known + by_model  # the model orders what the memory lacks
+
+    def forward(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model is asked")
+
+    monkeypatch.setattr(type(alone.model), "forward", forward)
+    unseen = [item for item in known if item not in HISTORY]
+    result = answer(alone, request, k=len(unseen), exclude_seen=True)
+    assert list(result.items) == unseen
+    scores = dict(zip(ranked.items, ranked.scores, strict=True))
+    np.testing.assert_allclose(result.scores, [scores[item] for item in unseen], rtol=1e-6)
+    with pytest.raises(AssertionError, match="the model is asked"):
+        answer(alone, request, k=len(known) + 1)
+
+
 @pytest.mark.parametrize(("architecture", "duplicates"), [("qwen2", False), ("t5", True)])
 def test_candidates_are_ranked_by_the_mixture(architecture: str, duplicates: bool) -> None:
     loaded = mixed(shop(architecture, duplicates=duplicates), 0.4)
