@@ -166,11 +166,11 @@ def recommend(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Recommend items: only items of the catalog, without duplicates, k whenever there are k.
+    """Recommend items of the catalog, without duplicates, k whenever the filters leave k.
 
-    A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
-    Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
-    items fewer than k."""
+    A history of which the bundle has no item gets none. A request of --file that cannot be answered
+    gets {"line", "error"} in its place among the JSON Lines, the others are answered, and the exit
+    code is 1. `missing` of an answer is the number of items fewer than k."""
     if force and output.out is None:
         raise UsageError("--force requires -o, the output to replace")
     if output.list_length is not None:
