@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError, raised_as
-from sidtool.data.coded import Column
+from sidtool.data.coded import BLOCK, Column, Texts, numpy_numbers
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 SMALL_FRACTION = re.compile(r"(?<=[.,][0-9]{6})[0-9]+")
@@ -299,19 +300,44 @@ class Moments:
         times = units > 0
         return np.where(times, units / units.min(where=times, initial=np.inf), 1)
 
+    def at(self, codes: NDArray[np.integer[Any]]) -> "Moments":
+        """Those at some places, which may repeat."""
+        return Moments(self.seconds[codes], self.is_number[codes], self.is_empty[codes])
 
-def parse_moments(cells: Sequence[str]) -> Moments:
+
+def parse_moments(cells: Texts) -> Moments:
     """Read every cell that can be read."""
-    n = len(cells)
-    seconds = np.full(n, np.nan)
-    is_number = np.zeros(n, dtype=np.bool_)
-    is_empty = np.zeros(n, dtype=np.bool_)
-    for row, cell in enumerate(cells):
-        text = cell.strip()
-        is_empty[row] = not text
-        is_number[row] = bool(NUMBER.fullmatch(text))
-        try:
-            seconds[row] = parse_time(text) if text else np.nan
-        except (ValueError, OverflowError):
-            continue  # NaN: it is reported
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = trimmed(cells.arrow)
+    matches = pc.match_substring_regex(texts, f"^(?:{NUMBER.pattern})$")
+    is_number = numpy_numbers(matches.cast(pa.uint8())).astype(np.bool_)
+    is_empty = numpy_numbers(pc.binary_length(texts)) == 0
+    seconds = np.zeros(len(texts))
+    for start in range(0, len(texts), BLOCK):
+        block = slice(start, start + BLOCK)
+        seconds[block] = _seconds(texts[block], are_numbers=bool(is_number[block].all()))
+    seconds[np.isinf(seconds)] = np.nan
     return Moments(seconds, is_number, is_empty)
+
+
+def _seconds(texts: Any, *, are_numbers: bool) -> NDArray[np.float64]:
+    """(n,) numbers, or seconds since 1970, of an arrow array of texts without blanks around them;
+    NaN or infinite for one that cannot be read."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if are_numbers:
+        with suppress(pa.ArrowInvalid):
+            return numpy_numbers(pc.cast(texts, pa.float64()))
+    elif (dates := _dates(texts)) is not None:
+        return dates[0]
+    return np.array([_second(text) for text in texts.to_pylist()])
+
+
+def _second(text: str) -> float:
+    try:
+        return parse_time(text)
+    except (ValueError, OverflowError):
+        return np.nan

@@ -2,7 +2,6 @@
 what a recipe leaves open, within what a budget allows."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,20 +45,20 @@ def measure(catalog: CatalogTable, table: EventTable, checked: CheckReport) -> D
         # "title" stands for the title column, whatever its name
         if name not in (catalog.columns.id, catalog.columns.title, "title")
         and not set(name) & set("{}!:[].")  # a template reads these characters
-        and _is_text(cells[:TEXT_SAMPLE])
+        and _is_text(list(cells[:TEXT_SAMPLE].texts()))
     ]
     rating_columns = (
         name
         for name, cells in table.cells.items()
         if "".join(char for char in name.lower() if char.isalpha()).endswith(RATINGS)
-        and 2 <= len(set(cells)) <= MOST_RATINGS
+        and 2 <= len(cells.names) <= MOST_RATINGS
     )
     return DataProfile(
         items=checked.items,
         events=checked.events or 0,
         users=checked.users or 0,
         text_columns=tuple(text_columns[:TEXT_COLUMNS]),
-        longest=max(Counter(table.users).values(), default=0),
+        longest=int(table.events_of_user.max(initial=0)),
         rating=next(rating_columns, None),
     )
 

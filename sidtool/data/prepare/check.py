@@ -5,7 +5,6 @@ examples, and says which of them would stop a build."""
 
 import unicodedata
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,19 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError, SidtoolWarning
 from sidtool.base.options import options_from
+from sidtool.base.ranges import run_starts
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
-from sidtool.data.prepare.tables import CatalogTable, EventTable, guess_flags, read_tables
-from sidtool.data.times import Moments, parse_moments, time_format_hint
+from sidtool.data.prepare.tables import (
+    CatalogTable,
+    Cells,
+    EventTable,
+    are_empty,
+    guess_flags,
+    read_tables,
+)
+from sidtool.data.times import Moments, parse_moments
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 
 STOPS = {
@@ -139,7 +146,7 @@ class CheckReport(JsonRecord):
                 f"by their cells, columns are {guessed}" if "--title-column" in guessed else named
             )
         if "unreadable_time" in kinds and table is not None:
-            hints.append(time_format_hint(table.times or ()) or "")
+            hints.append(table.time_format_hint or "")
         if "nothing_to_evaluate" in kinds and table is not None:
             user = table.columns.user
             hints.append(f"--user-column names the column of users, if that is not {user!r}")
@@ -185,23 +192,21 @@ def report(
     problems = list(_item_problems(catalog))
     unknown = None
     if events is not None:
-        catalog_ids = set(catalog.ids)
-        unknown_items = [item for item in events.items if item and item not in catalog_ids]
-        if unknown_items:
-            guess = guess_spelling(catalog.ids, unknown_items, "the catalog", "events")
-            problem_text = "events are of items that the catalog lacks"
-            unknown = UnknownIds(len(unknown_items), len(events.items), problem_text, guess)
-        is_stopped = unknown is not None and unknown.is_refused and not allow_unknown
         for problem in _event_problems(events, catalog):
-            if problem.kind == "unknown_item":
-                problem = replace(problem, stops=is_stopped)
+            if problem.kind == "unknown_item" and problem.count:
+                guess = guess_spelling(
+                    catalog.ids.names, catalog.unknown_ids(events.items), "the catalog", "events"
+                )
+                problem_text = "events are of items that the catalog lacks"
+                unknown = UnknownIds(problem.count, len(events.items), problem_text, guess)
+                problem = replace(problem, stops=unknown.is_refused and not allow_unknown)
             problems.append(problem)
     return CheckReport(
         items=len(catalog.ids),
         item_columns=catalog.columns,
         events=None if events is None else len(events.users),
         event_columns=None if events is None else events.columns,
-        users=None if events is None else len(set(events.users) - {""}),
+        users=None if events is None else int(np.count_nonzero(events.events_of_user)),
         problems=tuple(problem for problem in problems if problem.count),
         unknown=unknown,
     )
@@ -209,52 +214,52 @@ def report(
 
 def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
     ids = catalog.ids
+    is_empty = are_empty(ids)
     if not ids:
         yield Problem("no_items", "items", 1, (", ".join(catalog.cells),), True)
-    yield _of_rows("empty_item_id", "items", [row for row, item in enumerate(ids) if not item], ids)
-    yield _of_rows("duplicate_item_id", "items", repeated_rows(ids), ids)
-    groups = spellings(ids)
+    yield _of_rows("empty_item_id", "items", np.flatnonzero(is_empty), ids)
+    repeated = repeated_rows(ids.codes)
+    yield _of_rows("duplicate_item_id", "items", repeated[~is_empty[repeated]], ids)
+    groups = spellings(ids.names)
     respelled = tuple(" and ".join(map(repr, group)) for group in groups[:MAX_EXAMPLES])
     n_respelled = sum(len(group) - 1 for group in groups)
     yield Problem("item_id_spelling", "items", n_respelled, respelled, False)
     if catalog.columns.title is None:
         yield Problem("no_titles", "items", 1, (", ".join(catalog.cells),), True)
     else:
-        untitled = [row for row, title in enumerate(catalog.titles) if not title.strip()]
-        yield _of_rows("empty_title", "items", untitled, ids)
+        yield _of_rows("empty_title", "items", np.flatnonzero(~catalog.has_title), ids)
 
 
 def _event_problems(events: EventTable, catalog: CatalogTable) -> Iterator[Problem]:
     users, items, times = events.users, events.items, events.times
-    moments = None if times is None else parse_moments(times)
+    moments = None if times is None else parse_moments(times.names).at(times.codes)
     cells = {"unknown_item": items, "unreadable_time": times, "mixed_time": times}
-    for kind, is_unusable in unusable_events(users, items, moments, set(catalog.ids)).items():
+    for kind, is_unusable in unusable_events(users, items, moments, catalog).items():
         yield _of_rows(kind, "events", np.flatnonzero(is_unusable), cells.get(kind))
     if times is not None and moments is not None:
         yield _of_rows("mixed_time_unit", "events", np.flatnonzero(moments.ratios > 1), times)
-        yield _of_rows("unordered", "events", unordered_rows(users, moments.seconds), times)
-        yield _of_rows("tied_time", "events", tied_rows(users, items, moments.seconds), times)
-        repeated = repeated_rows(list(zip(users, items, times, strict=True)))
+        yield _of_rows("unordered", "events", unordered_rows(users.codes, moments.seconds), times)
+        tied = tied_rows(users.codes, items.codes, moments.seconds)
+        yield _of_rows("tied_time", "events", tied, times)
+        repeated = repeated_rows(users.codes, items.codes, times.codes)
         yield _of_rows("duplicate_event", "events", repeated, items)
-    counts = Counter(user for user in users if user)
-    alone = [row for row, user in enumerate(users) if counts[user] == 1]
-    yield _of_rows("single_event_user", "events", alone, users)
-    most = max(counts.values(), default=0)
+    counts = events.events_of_user
+    yield _of_rows("single_event_user", "events", np.flatnonzero(counts[users.codes] == 1), users)
+    most = counts.max(initial=0)
     if most < MIN_EVENTS:
         yield Problem("nothing_to_evaluate", "events", 1, (f"at most {most} events",), True)
 
 
 def unusable_events(
-    users: Sequence[str], items: Sequence[str], moments: Moments | None, catalog_ids: set[str]
+    users: Cells, items: Cells, moments: Moments | None, catalog: CatalogTable
 ) -> dict[str, NDArray[np.bool_]]:
     """Why events are left out -> (n,) those that are; `moments` are None if the rows are in
     order."""
-    flags: dict[str, NDArray[np.bool_]] = {
-        "empty_user": np.array([not user for user in users], dtype=np.bool_),
-        "empty_event_item": np.array([not item for item in items], dtype=np.bool_),
-        "unknown_item": np.array(
-            [item != "" and item not in catalog_ids for item in items], dtype=np.bool_
-        ),
+    no_item = are_empty(items)
+    flags = {
+        "empty_user": are_empty(users),
+        "empty_event_item": no_item,
+        "unknown_item": catalog.lacks(items)[items.codes] & ~no_item,
     }
     if moments is not None:
         flags["empty_time"] = moments.is_empty
@@ -266,52 +271,49 @@ def unusable_events(
 def _of_rows(
     kind: str,
     table: Literal["items", "events"],
-    rows: Sequence[int] | NDArray[Any],
+    rows: NDArray[np.int64],
     cells: Sequence[str] | None = None,
 ) -> Problem:
     """A problem of rows, with examples of their cells."""
     examples = [
         f"row {row + 1}" + (f": {cells[row]!r}" if cells is not None and cells[row] else "")
-        for row in list(rows[:MAX_EXAMPLES])
+        for row in rows[:MAX_EXAMPLES].tolist()
     ]
     return Problem(kind, table, len(rows), tuple(examples), kind in STOPS and len(rows) > 0)
 
 
-def repeated_rows(values: Iterable[Any]) -> list[int]:
-    """The rows whose value is that of an earlier row; empty values are not compared."""
-    seen: set[Any] = set()
-    rows = []
-    for row, value in enumerate(values):
-        if value and value in seen:
-            rows.append(row)
-        seen.add(value)
-    return rows
+def first_rows(*columns: NDArray[Any]) -> NDArray[np.int64]:
+    """(n,): the first row that has the values of each row; none is NaN."""
+    order = np.lexsort(columns)  # stable: the first row of equal ones comes first
+    starts = run_starts(*(column[order] for column in columns))
+    first = np.empty_like(order)
+    first[order] = order[starts][np.cumsum(starts) - 1]
+    return first
 
 
-def unordered_rows(users: Sequence[str], seconds: NDArray[np.float64]) -> list[int]:
+def repeated_rows(*columns: NDArray[Any]) -> NDArray[np.int64]:
+    """The rows whose values are those of an earlier row."""
+    return np.flatnonzero(first_rows(*columns) != np.arange(len(columns[0])))
+
+
+def unordered_rows(users: NDArray[Any], seconds: NDArray[np.float64]) -> NDArray[np.int64]:
     """The rows that are earlier than a row of the same user above them; unknown times (NaN) are
     not compared."""
-    latest: dict[str, float] = {}
-    rows = []
-    for row, (user, moment) in enumerate(zip(users, seconds.tolist(), strict=True)):
-        if moment < latest.get(user, -np.inf):
-            rows.append(row)
-        elif moment == moment:  # not NaN
-            latest[user] = moment
-    return rows
+    rows = np.flatnonzero(~np.isnan(seconds))
+    rows = rows[np.argsort(users[rows], kind="stable")]
+    moments, ranks = np.unique(seconds[rows], return_inverse=True)
+    places = users[rows].astype(np.int64) * len(moments) + ranks  # by user, then by time
+    return np.sort(rows[places < np.maximum.accumulate(places)])
 
 
 def tied_rows(
-    users: Sequence[str], items: Sequence[str], seconds: NDArray[np.float64]
-) -> list[int]:
+    users: NDArray[Any], items: NDArray[Any], seconds: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """The rows at the time of an earlier row of the user, with another item than the first one at
     this time; unknown times (NaN) are not compared."""
-    first: dict[tuple[str, float], str] = {}
-    rows = []
-    for row, (user, item, moment) in enumerate(zip(users, items, seconds.tolist(), strict=True)):
-        if moment == moment and first.setdefault((user, moment), item) != item:  # not NaN
-            rows.append(row)
-    return rows
+    rows = np.flatnonzero(~np.isnan(seconds))
+    first = rows[first_rows(users[rows], seconds[rows])]
+    return rows[items[first] != items[rows]]
 
 
 def normal_form(text: str) -> str:
@@ -320,7 +322,7 @@ def normal_form(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def spellings(ids: Sequence[str]) -> list[tuple[str, ...]]:
+def spellings(ids: Iterable[str]) -> list[tuple[str, ...]]:
     """The groups of different ids that people would call equal: they have one normal form, or
     differ by white space. Each is in order of first appearance."""
     groups: dict[str, dict[str, None]] = {}

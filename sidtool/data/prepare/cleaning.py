@@ -1,20 +1,23 @@
 """Cleaned copies of a catalog and its events, with a count of everything that was changed."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.inputs import keeps_inputs
 from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import PARQUET_FOLDER
+from sidtool.base.ranges import run_starts
 from sidtool.base.records import JsonRecord
+from sidtool.data.coded import BLOCK, Coded, Texts, arrow_numbers, coded_texts, numpy_numbers
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
 from sidtool.data.prepare.check import (
@@ -25,8 +28,15 @@ from sidtool.data.prepare.check import (
     report,
     unusable_events,
 )
-from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable, read_tables, renamed
-from sidtool.data.times import parse_moments, time_format_hint
+from sidtool.data.prepare.tables import (
+    CatalogTable,
+    Cells,
+    EventTable,
+    are_empty,
+    read_tables,
+    renamed,
+)
+from sidtool.data.times import parse_moments, trimmed
 from sidtool.data.unknown_ids import known_spellings
 
 ITEM_COLUMNS = CatalogColumns("item_id", "title")
@@ -136,7 +146,7 @@ def _check_loss(events: EventTable, dropped: Mapping[str, int]) -> None:
     reasons = ", ".join(f"{count} {MEANINGS[reason]}" for reason, count in lost.items())
     guess = None
     if "unreadable_time" in lost:
-        guess = time_format_hint(events.times or ())
+        guess = events.time_format_hint
     raise RefusedError(
         f"cleaning would lose {n_lost} of {len(events.users)} events: {reasons}",
         hint=guess or "`sidtool check --allow-losses` writes the others",
@@ -145,17 +155,14 @@ def _check_loss(events: EventTable, dropped: Mapping[str, int]) -> None:
 
 def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], int]:
     """The catalog with one row per id, rows left out by reason, and ids that were respelled."""
-    ids = tuple(map(normal_form, catalog.ids))
-    has_title = [bool(title.strip()) for title in catalog.titles]
-    row_by_id: dict[str, int] = {}
-    for row, item in enumerate(ids):
-        earlier = row_by_id.get(item)
-        if item and (earlier is None or (has_title[row] and not has_title[earlier])):
-            row_by_id[item] = row
-    rows = sorted(row_by_id.values())
-    empty = ids.count("")
+    ids = _spelled(catalog.ids, map(normal_form, catalog.ids.names))
+    is_empty = are_empty(ids)
+    order = np.lexsort((~catalog.has_title, ids.codes))  # of each id, rows with a title come first
+    rows = np.sort(order[run_starts(ids.codes[order])])
+    rows = rows[~is_empty[rows]]
+    empty = int(is_empty.sum())
     dropped = Counter(empty_item_id=empty, duplicate_item_id=len(ids) - empty - len(rows))
-    respelled = sum(ids[row] != catalog.ids[row] for row in rows)
+    respelled = int(_differ(ids, catalog.ids)[rows].sum())
     cells = {**catalog.cells, catalog.columns.id: ids}
     cells = _renamed(catalog.path, cells, catalog.usual_names, rows)
     columns = replace(ITEM_COLUMNS, title="title" if "title" in cells else None)
@@ -174,36 +181,39 @@ class CleanedEvents(NamedTuple):
 
 def clean_events(events: EventTable, catalog: CatalogTable) -> CleanedEvents:
     """Clean events as `clean_tables` says, by a catalog that was cleaned before."""
-    users = tuple(map(normal_form, events.users))
-    items = tuple(map(normal_form, events.items))
-    catalog_ids = set(catalog.ids)
-    spellings = known_spellings(catalog.ids, (item for item in items if item not in catalog_ids))
-    items = tuple(spellings.get(item, item) for item in items)
-    written_times = events.times or tuple(map(str, range(len(users))))
-    moments = parse_moments(written_times)
-    ratios = moments.ratios  # divide times: 1000 for milliseconds among seconds
-    times = tuple(
-        format(Decimal(cell) / int(ratio), "f") if ratio > 1 else cell
-        for cell, ratio in zip(map(str.strip, written_times), ratios.tolist(), strict=True)
+    users = _spelled(events.users, map(normal_form, events.users.names))
+    items = _spelled(events.items, map(normal_form, events.items.names))
+    spellings = known_spellings(catalog.ids.names, catalog.unknown_ids(items))
+    items = _spelled(items, (spellings.get(item, item) for item in items.names))
+    file_rows = np.arange(len(users))
+    written_times = events.times or Coded(
+        Texts(arrow_numbers(file_rows).cast("large_string")), file_rows
     )
+    moments = parse_moments(written_times.names)
+    ratios = moments.ratios  # divide times: 1000 for milliseconds among seconds
+    texts: Iterable[str] = Texts(trimmed(written_times.names.arrow))
+    if (ratios > 1).any():
+        texts = (
+            format(Decimal(text) / int(ratio), "f") if ratio > 1 else text
+            for text, ratio in zip(texts, ratios.tolist(), strict=True)
+        )
+    times = _spelled(written_times, texts)
+    moments, ratios = moments.at(written_times.codes), ratios[written_times.codes]
     is_dropped = np.zeros(len(users), dtype=np.bool_)
     dropped = Counter[str]()
-    for reason, is_unusable in unusable_events(users, items, moments, catalog_ids).items():
+    for reason, is_unusable in unusable_events(users, items, moments, catalog).items():
         dropped[reason] = int((is_unusable & ~is_dropped).sum())  # a row counts for one reason
         is_dropped |= is_unusable
     rows = np.flatnonzero(~is_dropped)
     if events.times is not None:
-        repeated = repeated_rows([(users[row], items[row], times[row]) for row in rows])
+        repeated = repeated_rows(*(cells.codes[rows] for cells in (users, items, times)))
         dropped["duplicate_event"] = len(repeated)
         rows = np.delete(rows, repeated)
     # by user, in the order of the file, then by time; events at one time stay in that order, too
     seconds = moments.seconds / ratios
-    place_of_user = {user: place for place, user in enumerate(dict.fromkeys(users))}
-    user_places = np.array([place_of_user[users[row]] for row in rows], dtype=np.int64)
-    rows = rows[np.lexsort((seconds[rows], user_places))]
-    respelled = sum(
-        (users[row], items[row]) != (events.users[row], events.items[row]) for row in rows.tolist()
-    )
+    rows = rows[np.lexsort((seconds[rows], users.codes[rows]))]
+    are_respelled = _differ(users, events.users) | _differ(items, events.items)
+    respelled = int(are_respelled[rows].sum())
     converted = int((ratios[rows] > 1).sum())
     columns = events.columns
     if columns.order is None and "timestamp" in events.cells:
@@ -214,29 +224,55 @@ def clean_events(events: EventTable, catalog: CatalogTable) -> CleanedEvents:
     order_column = columns.order or "timestamp"
     cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
     names = {"user_id": columns.user, "item_id": columns.item, "timestamp": order_column}
-    cells = _renamed(events.path, cells, names, rows.tolist())
+    cells = _renamed(events.path, cells, names, rows)
     cleaned = EventTable(events.path, EVENT_COLUMNS, cells)
     return CleanedEvents(cleaned, dict(+dropped), respelled, converted)
 
 
+def _spelled(cells: Cells, spellings: Iterable[str]) -> Cells:
+    """The cells with a spelling of each distinct one, which several may share."""
+    import pyarrow as pa
+
+    texts = spellings if isinstance(spellings, Texts) else Texts.packed(spellings)
+    distinct = coded_texts(pa.chunked_array([texts.arrow]))
+    return Coded(distinct.names, distinct.codes[cells.codes])
+
+
+def _differ(cells: Cells, others: Cells) -> NDArray[np.bool_]:
+    """(n,): whether the cells of two columns differ."""
+    return cells.names.places_in(others.names)[cells.codes] != others.codes
+
+
 def _renamed(
-    path: Path, cells: Mapping[str, Cells], names: Mapping[str, str], rows: Sequence[int]
+    path: Path, cells: Mapping[str, Cells], names: Mapping[str, str], rows: NDArray[np.int64]
 ) -> dict[str, Cells]:
     """Some rows, with the columns by their new names. Raises as `renamed`."""
     columns = renamed(path, cells, names)
-    return {name: tuple(column[row] for row in rows) for name, column in columns.items()}
+    return {name: _taken(column, rows) for name, column in columns.items()}
+
+
+def _taken(cells: Cells, rows: NDArray[np.int64]) -> Cells:
+    """Some rows of a column, coded by first appearance among them."""
+    coded = arrow_numbers(cells.codes[rows]).dictionary_encode()
+    return Coded(Texts(cells.names.arrow.take(coded.dictionary)), numpy_numbers(coded.indices))
 
 
 def _write(path: Path, cells: Mapping[str, Cells]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, Any] = {
-        name: pa.array(column, pa.string()) for name, column in cells.items()
-    }
-    if "timestamp" in columns:
-        columns["timestamp"] = _numbers(columns["timestamp"])
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    columns = {}
+    for name, column in cells.items():
+        names = column.names.arrow
+        values = _numbers(names) if name == "timestamp" else names
+        kind = pa.string() if values is names else values.type
+        blocks = [
+            values.take(arrow_numbers(column.codes[at : at + BLOCK])).cast(kind)
+            for at in range(0, len(column), BLOCK)
+        ]
+        columns[name] = pa.chunked_array(blocks, kind)
+    table = pa.table(columns).combine_chunks()  # the pages of a file depend on the chunks
+    pq.write_table(table, path, compression="zstd")
 
 
 def _numbers(column: Any) -> Any:

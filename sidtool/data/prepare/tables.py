@@ -8,19 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sidtool.base.errors import DataError, UsageError
+from sidtool.data.coded import Coded, Texts, coded_texts, numpy_numbers
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, Header
 from sidtool.data.interactions import event_batches
 from sidtool.data.items import CatalogNames
 from sidtool.data.prepare.raw import Cells as EventCells
 from sidtool.data.tables.tables import column_names, read_columns
-from sidtool.data.times import iso_times, parse_moments, units_per_second, usual_formats
+from sidtool.data.times import (
+    GUESSED_CELLS,
+    iso_times,
+    parse_moments,
+    time_format_hint,
+    trimmed,
+    units_per_second,
+    usual_formats,
+)
 from sidtool.data.unknown_ids import plain_id
 
 RATING = "rating"
 COLUMN_FLAG = re.compile(r"--[a-z]+-column")
-Cells = tuple[str, ...]
-CellsByName = Mapping[str, Sequence[str]]
+Cells = Coded[str]
+"""n cells by first appearance; the names are Texts, and each is in a row."""
 GUESSED_ROWS = 1000
 """The first rows of the events, which are looked at."""
 MIN_SHARE = 0.5
@@ -42,10 +54,14 @@ class CatalogTable:
         return self.cells[self.columns.id]
 
     @property
-    def titles(self) -> Cells:
-        """(n,), all empty without a column of titles."""
-        title = self.columns.title
-        return ("",) * len(self.ids) if title is None else self.cells[title]
+    def has_title(self) -> NDArray[np.bool_]:
+        """(n,), all false without a column of titles."""
+        import pyarrow.compute as pc
+
+        if self.columns.title is None:
+            return np.zeros(len(self.ids), dtype=np.bool_)
+        titles = self.cells[self.columns.title]
+        return numpy_numbers(pc.binary_length(trimmed(titles.names.arrow)))[titles.codes] > 0
 
     @property
     def usual_names(self) -> dict[str, str]:
@@ -53,6 +69,14 @@ class CatalogTable:
         same."""
         title = self.columns.title
         return {"item_id": self.columns.id} | ({} if title is None else {"title": title})
+
+    def lacks(self, items: Cells) -> NDArray[np.bool_]:
+        """(distinct,): whether each value of items is no id."""
+        return items.names.places_in(self.ids.names) < 0
+
+    def unknown_ids(self, items: Cells) -> Iterator[str]:
+        """The distinct values of items that are no ids."""
+        return items.names.take(np.flatnonzero(self.lacks(items)))
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,25 @@ class EventTable:
     def times(self) -> Cells | None:
         """(n,), None if the rows are in order."""
         return None if self.columns.order is None else self.cells[self.columns.order]
+
+    @property
+    def events_of_user(self) -> NDArray[np.int64]:
+        """(distinct,): the events of each user; 0 for an empty id."""
+        users = self.users
+        return np.bincount(users.codes[~are_empty(users)], minlength=len(users.names))
+
+    @property
+    def time_format_hint(self) -> str | None:
+        """As `times.time_format_hint`, of the first times."""
+        times = self.times
+        return None if times is None else time_format_hint(list(times[:GUESSED_CELLS].texts()))
+
+
+def are_empty(cells: Cells) -> NDArray[np.bool_]:
+    """(n,): whether each is empty."""
+    import pyarrow.compute as pc
+
+    return cells.codes == pc.index(cells.names.arrow, "").as_py()  # -1 without an empty one
 
 
 def read_tables(
@@ -132,12 +175,12 @@ def read_event_table(path: Path, names: EventNames | None = None) -> EventTable:
 def _cells(
     header: Header, ids: tuple[str, ...], events: EventColumns | None = None
 ) -> dict[str, Cells]:
+    import pyarrow.compute as pc
+
     table = read_columns(header.path, header.names, ids=ids)
     if events is not None and events.order is not None and events.time_format is not None:
         table[events.order] = iso_times(table[events.order], events.time_format)
-    return {
-        name: tuple(value or "" for value in column.to_pylist()) for name, column in table.items()
-    }
+    return {name: coded_texts(pc.fill_null(table.pop(name), "")) for name in [*table]}
 
 
 def read_events(
@@ -172,7 +215,7 @@ def read_items(
     names = table.usual_names
     cells = renamed(path, table.cells, names)
     columns = {name: cells[name] for name in (*names, *cells)}
-    for row in zip(*columns.values(), strict=True):
+    for row in zip(*map(Coded.texts, columns.values()), strict=True):
         yield dict(zip(columns, row, strict=True))
 
 
@@ -198,7 +241,7 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
     have no header."""
     catalog = _trimmed_cells(items)
     cells = _trimmed_cells(events) if events else {}
-    first = {name: values[:GUESSED_ROWS] for name, values in cells.items()}
+    first = {name: list(values[:GUESSED_ROWS].texts()) for name, values in cells.items()}
     item_id, item = _ids(catalog, first)
     title = next((name for name in catalog if name != item_id and _are_texts(catalog[name])), None)
     others = [name for name in first if name != item]
@@ -226,23 +269,21 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
     return "".join([" ".join(flags), *sessions]) or None
 
 
-def _trimmed_cells(path: Path) -> CellsByName:
+def _trimmed_cells(path: Path) -> dict[str, Cells]:
     """The cells of each column; no column if there are none."""
     table = read_columns(path, column_names(path))
-    return {
-        name: [(cell or "").strip() for cell in column.to_pylist()]
-        for name, column in table.items()
-        if len(column)
-    }
+    return {name: coded_texts(trimmed(column)) for name, column in table.items() if len(column)}
 
 
-def _ids(catalog: CellsByName, events: CellsByName) -> tuple[str | None, str | None]:
+def _ids(
+    catalog: Mapping[str, Cells], events: Mapping[str, Sequence[str]]
+) -> tuple[str | None, str | None]:
     """The catalog's column whose cells differ, and the events' column that has most of its ids,
     which is rather one of the same name."""
-    distinct = [name for name, cells in catalog.items() if 20 * len(set(cells)) > 19 * len(cells)]
+    distinct = [name for name, cells in catalog.items() if 20 * len(cells.names) > 19 * len(cells)]
     scores = {}
     for item_id in distinct:
-        catalog_ids = set(map(plain_id, catalog[item_id]))
+        catalog_ids = set(map(plain_id, catalog[item_id].names))
         for name, cells in events.items():
             share = sum(plain_id(cell) in catalog_ids for cell in cells) / max(len(cells), 1)
             if share >= MIN_SHARE:
@@ -252,22 +293,22 @@ def _ids(catalog: CellsByName, events: CellsByName) -> tuple[str | None, str | N
     return next(iter(distinct), None), None
 
 
-def _are_texts(cells: Sequence[str]) -> bool:
+def _are_texts(cells: Cells) -> bool:
     """Whether most cells differ and have letters."""
-    named = [cell for cell in set(cells) if any(map(str.isalpha, cell))]
-    return len(named) >= MIN_SHARE * len(cells)
+    n_named = sum(any(map(str.isalpha, cell)) for cell in cells.names)
+    return n_named >= MIN_SHARE * len(cells)
 
 
 def _are_times(cells: Sequence[str]) -> bool:
     """Whether most cells are dates, or numbers that are seconds since 1970 or a finer unit."""
     if usual_formats(cells):
         return True
-    units = map(units_per_second, parse_moments(cells).seconds.tolist())
+    units = map(units_per_second, parse_moments(Texts(cells)).seconds.tolist())
     return sum(unit is not None for unit in units) >= MIN_SHARE * len(cells)
 
 
 def _users(
-    cells: CellsByName, names: Sequence[str], items: Sequence[str] | None
+    cells: Mapping[str, Cells], names: Sequence[str], items: Cells | None
 ) -> tuple[str | None, list[str]]:
     """The column with the most values of those that most rows repeat, then those that are users if
     it is a session: nearly all its values have one of theirs, which are at least a tenth as many.
@@ -275,9 +316,9 @@ def _users(
     n_values_by_name = {}
     for name in names:
         values = cells[name]
-        n_values = len(set(values))
+        n_values = len(values.names)
         # each item has one value
-        is_of_item = items and len(set(zip(items, values, strict=True))) == len(set(items))
+        is_of_item = items and _count_pairs(items, values) == len(items.names)
         if n_values <= MIN_SHARE * len(values) and (n_values == 1 or not is_of_item):
             n_values_by_name[name] = n_values
     first = max(n_values_by_name, key=lambda name: n_values_by_name[name], default=None)
@@ -288,5 +329,10 @@ def _users(
         name
         for name, n_values in n_values_by_name.items()
         if 1 < n_values < n_first <= 10 * n_values
-        and len(set(zip(cells[first], cells[name], strict=True))) <= 1.1 * n_first
+        and _count_pairs(cells[first], cells[name]) <= 1.1 * n_first
     ]
+
+
+def _count_pairs(cells: Cells, others: Cells) -> int:
+    """How many pairs of cells of a row differ."""
+    return len(np.unique(cells.codes.astype(np.int64) * len(others.names) + others.codes))
