@@ -107,6 +107,21 @@ def split(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     return work
 
 
+def check(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
+    """`sidtool check`"""
+    from sidtool import check as check_files
+
+    return lambda: check_files(folder / "items.parquet", folder / "events.csv")
+
+
+def clean(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
+    """`sidtool check --fix`"""
+    from sidtool import clean as clean_files
+
+    files = (folder / "items.parquet", folder / "events.csv")
+    return lambda: clean_files(*files, folder / "clean", force=True)
+
+
 def duckdb(folder: Path, memory_limit: int | None) -> Callable[[], Any]:
     """The same three parts by SQL."""
     engine: Any = import_module("duckdb")
@@ -242,6 +257,8 @@ STEPS: dict[str, Step] = {
     "build-memory": memory,
     "scipy pairs": scipy_pairs,
     "item-kNN": item_knn,
+    "check": check,
+    "check --fix": clean,
 }
 BESIDE = {"split": "duckdb split", "build-memory": "scipy pairs"}
 """Step -> the engine's step that it is compared with."""
