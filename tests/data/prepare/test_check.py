@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.data import CatalogColumns, EventNames, read_items
-from sidtool.data.coded import coded_texts
+from sidtool.data.coded import Texts, coded_texts
 from sidtool.data.interactions import read_interactions
 from sidtool.data.prepare.check import check, normal_form, report, spellings
 from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events, clean_tables
@@ -213,6 +213,14 @@ def test_files_are_cleaned_as_their_tables(tmp_path: Path) -> None:
             function(*paths, column="customer")
     with pytest.raises(UsageError, match="exists already"):
         clean(*files, tmp_path / "out")
+
+
+def test_no_column_is_made_to_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Texts, "objects")
+    catalog, events = tables(tmp_path)
+    before = report(catalog, events)
+    assert before.mending_hint(catalog.path, events.path, events, "clean them") == "clean them"
+    assert clean_tables(catalog, events, tmp_path / "out", allow_losses=True).left.stops == ()
 
 
 def test_the_order_of_rows_replaces_no_column(tmp_path: Path) -> None:
