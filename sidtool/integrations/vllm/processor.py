@@ -1,14 +1,16 @@
 """vLLM's logits processor for SIDs. vLLM loads this module in its own processes, by name.
 
 vLLM's two model runners call a processor in different ways, and which one runs depends on the
-machine, so one class has both interfaces. What a row is allowed is not decided here."""
+machine, so one class has both interfaces; vLLM 0.34 has the second one alone. What a row is allowed
+is not decided here."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
-from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.row_constraint import (
@@ -19,13 +21,14 @@ from sidtool.integrations.vllm.row_constraint import (
 )
 from sidtool.recommendation.search import LeafFilter
 
-_bases: tuple[Any, ...] = (LogitsProcessor,)
-try:
-    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondInterface
-except ImportError:  # versions of vLLM before the second runner
-    pass
-else:
-    _bases = (LogitsProcessor, SecondInterface)
+INTERFACES = ("vllm.v1.sample.logits_processor", "vllm.v1.worker.gpu.sample.logits_processor")
+"""The modules that have the two interfaces. A version of vLLM may lack one."""
+_bases: list[Any] = []
+for _module in INTERFACES:
+    with suppress(ImportError):
+        _bases.append(import_module(_module).LogitsProcessor)
+if not _bases:
+    raise ImportError(f"this version of vLLM has none of {', '.join(INTERFACES)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The plug-in under the calls of vLLM's two model runners, without vLLM."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,10 +105,17 @@ def random_arguments(rng: np.random.Generator) -> dict[str, Any] | None:
 
 
 @pytest.mark.usefixtures("vllm_interfaces")
-def test_the_second_runner_has_the_tokens_itself(folder: Path) -> None:
+@pytest.mark.parametrize("without_first", [False, True])
+def test_the_second_runner_has_the_tokens_itself(
+    folder: Path, without_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if without_first:  # as in vLLM 0.34
+        monkeypatch.setitem(sys.modules, "vllm.v1.sample.logits_processor", None)
     history = torch.zeros(6, 12, dtype=torch.int32)
     requests = SimpleNamespace(all_token_ids=SimpleNamespace(gpu=history))
     processor = processor_of(folder, requests, **engine_arguments(folder))
+    second = sys.modules["vllm.v1.worker.gpu.sample.logits_processor"]
+    assert isinstance(processor, second.LogitsProcessor)
     constraint = processor._constraint
     sids = constraint.bundle.items.codes
     ids = constraint.contract.tokens.ids(sids[:1], begin_end_tokens=False)[0].tolist()
@@ -160,3 +168,11 @@ def test_an_engine_that_cannot_be_constrained_does_not_start(folder: Path) -> No
     assert not processor.is_argmax_invariant()
     logits = torch.randn(2, 9)
     assert processor.apply(logits) is logits  # no request is constrained
+
+
+@pytest.mark.usefixtures("vllm_interfaces")
+def test_a_vllm_without_any_interface_is_named(folder: Path, monkeypatch: Any) -> None:
+    for name in ("vllm.v1.sample.logits_processor", "vllm.v1.worker.gpu.sample.logits_processor"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="this version of vLLM has none of"):
+        processor_of(folder, "cpu")
